@@ -1,0 +1,71 @@
+"""Tables of the consumers: how far each partition has been applied, what was seen before, what could not be read."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Date, Identity, Index, Integer, LargeBinary, Table, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from health.tables import TZ, metadata
+
+stream_offsets = Table(
+    "stream_offsets",
+    metadata,
+    Column("group_id", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),  # bumped by forget: fences batches in flight
+    Column("cluster_id", Text),
+    Column("topic_id", Text),
+    Column("last_offset", BigInteger),  # fingerprint of the last applied record, re-read on assignment
+    Column("last_timestamp_ms", BigInteger),
+    Column("last_crc", BigInteger),
+    Column("complete_through", TZ),  # everything that the broker had at this wall time is applied
+    Column("records", BigInteger, nullable=False, server_default="0"),
+    Column("stopped_reason", Text),  # set: this partition is stopped, loudly
+    Column("updated_at", TZ, nullable=False),
+    comment="The next offset per partition; moves by compare-and-set in the transaction that stores the facts",
+    postgresql_with={"fillfactor": 50},
+)
+
+dedup_batches = Table(
+    "dedup_batches",
+    metadata,
+    Column("dedup_id", BigInteger, Identity(), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("event_day", Date, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),  # sorted little-endian uint64 of (source, account, event id)
+    Column("created_at", TZ, nullable=False),
+    Index("ix_dedup_batches_day", "topic", "partition", "event_day"),
+    Index("ix_dedup_batches_created", "created_at"),
+    comment="One row per batch and event day: 8 bytes an event",
+)
+
+import_marks = Table(
+    "import_marks",
+    metadata,
+    Column("import_id", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("last_row", BigInteger, nullable=False),
+    comment="Last applied row per import and partition, kept for ever: an import never doubles, however often it is rerun",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("dead_letter_id", BigInteger, Identity(), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("record_offset", BigInteger, nullable=False),
+    Column("record_timestamp", TZ),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("errors", JSONB, nullable=False),  # [{item, field, problem, remedy}]
+    Column("reason", Text, nullable=False),  # bounded vocabulary: the metric's label
+    Column("status", Text, nullable=False, server_default="open"),  # open | retried | discarded
+    Column("created_at", TZ, nullable=False),
+    UniqueConstraint("topic", "partition", "record_offset"),
+)

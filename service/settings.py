@@ -1,0 +1,83 @@
+"""All settings: environment variables ``KIZASHI_*`` (or a ``.env`` file), checked at start; units are in the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Every knob with its default. A wrong value stops the start and names the variable."""
+
+    model_config = SettingsConfigDict(env_prefix="KIZASHI_", env_file=".env", extra="ignore")
+
+    # Postgres
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql+asyncpg://kizashi@127.0.0.1:5432/kizashi"),
+        description="SQLAlchemy URL of the Postgres database (asyncpg driver)",
+    )
+    database_pool_size: int = Field(default=8, ge=1, description="Connections a role keeps open")
+    database_timeout_seconds: float = Field(default=10.0, gt=0, description="Longest a statement or a connect may take")
+
+    # Kafka
+    kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Bootstrap servers, comma separated")
+    events_topics: list[str] = Field(
+        default=["kizashi.events"], min_length=1,
+        description="Topics read as JSON list; the first is where HTTP and backfill write. All need the same partition count",
+    )
+    events_partitions: int = Field(default=32, ge=1, description="Partitions when the topic is made by `kizashi migrate`")
+    consumer_group: str = Field(default="kizashi", description="Kafka consumer group")
+    broker_incarnation: str | None = Field(
+        default=None, description="Marker of a volatile broker's log; another one means: start anew, saying what was unread",
+    )
+    accept_timeout_seconds: float = Field(default=5.0, gt=0, description="Longest POST /events waits for the broker")
+
+    # Ingestion limits
+    event_max_bytes: int = Field(default=32 * 1024, gt=0, description="Largest single event")
+    body_max_bytes: int = Field(default=8 * 1024 * 1024, gt=0, description="Largest request body")
+    batch_max_events: int = Field(default=2500, gt=0, description="Most events in a request")
+    future_tolerance_seconds: float = Field(default=300.0, ge=0, description="Events further ahead of us are refused")
+    dedup_window_days: int = Field(default=14, ge=1, description="Window within which a repeated event is recognised")
+
+    # Evaluation
+    coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
+    evaluator_batch: int = Field(default=500, ge=1, le=500, description="Accounts locked and evaluated at once")
+    sweep_seconds: float = Field(default=60.0, gt=0, description="Pause between sweeps for missed accounts")
+
+    # Rules, scorecards, routes, people
+    rules_dir: Path = Field(default=PACKAGE_ROOT / "rules", description="Directory of rules, scorecards, routes")
+    people_file: Path | None = Field(default=None, description="YAML file of people, loaded at start and on change")
+
+    # Delivery
+    public_url: str = Field(default="http://127.0.0.1:8000", description="Where readers of an alert reach the board")
+    slack_webhook_url: SecretStr | None = Field(default=None, description="The team's Slack incoming webhook")
+    smtp_host: str | None = Field(default=None, description="Mail server; none: no e-mail")
+    smtp_port: int = Field(default=587)
+    smtp_username: str | None = Field(default=None)
+    smtp_password: SecretStr | None = Field(default=None)
+    smtp_tls: Literal["starttls", "tls", "none"] = Field(default="starttls")
+    mail_from: str = Field(default="Kizashi <kizashi@localhost>")
+    webhook_url: SecretStr | None = Field(default=None, description="Generic webhook that gets every delivery")
+    webhook_secret: SecretStr | None = Field(default=None, description="Standard Webhooks secret (whsec_…)")
+    default_recipient: str | None = Field(default=None, description="E-mail address used when an account has no owner")
+    allow_private_targets: bool = Field(
+        default=False, description="Let webhooks go to private and loopback addresses (demo, tests, internal receivers)",
+    )
+    secret_key: SecretStr | None = Field(
+        default=None, description="Encrypts personal Slack webhooks in the database (any long random string)",
+    )
+
+    # Serving
+    host: str = Field(default="127.0.0.1")
+    port: int = Field(default=8000)
+    metrics_host: str = Field(default="127.0.0.1")
+    metrics_port: int | None = Field(default=None, description="Port for /metrics, /livez, /readyz of the other roles")
+    metrics_peers: list[str] = Field(default=[], description="role=url of sibling roles whose metrics the API also shows")
+    log_format: Literal["json", "console"] = Field(default="json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
+    board_open: bool = Field(default=False, description="Show the board without signing in (demo)")
