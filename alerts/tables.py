@@ -38,6 +38,7 @@ episodes = Table(
     Column("since", TZ, nullable=False),
     Column("opened_at", TZ, nullable=False),
     Column("closed_at", TZ),
+    Column("cleared_at", TZ),  # when the condition was first seen false; NULL after a person's resolve: still true, stay quiet
     Column("acknowledged_at", TZ),
     Column("acknowledged_by", Text),
     Column("snoozed_until", TZ),

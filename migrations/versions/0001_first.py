@@ -137,6 +137,7 @@ def upgrade() -> None:
     sa.Column('since', postgresql.TIMESTAMP(timezone=True), nullable=False),
     sa.Column('opened_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
     sa.Column('closed_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('cleared_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('acknowledged_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('acknowledged_by', sa.Text(), nullable=True),
     sa.Column('snoozed_until', postgresql.TIMESTAMP(timezone=True), nullable=True),
