@@ -164,13 +164,28 @@ def _advance_open(episode: Episode, seen: Observation, policy: Policy, now: date
     if not seen.holds:
         return _close(episode, seen, policy, now)
     if SEVERITIES.index(seen.severity) > SEVERITIES.index(episode.severity):
-        worse = replace(episode, severity=seen.severity, version=episode.version + 1)
-        reason = f"{episode.severity} → {seen.severity}: {seen.reason}"
-        transition = Transition(kind="escalated", at=now, reason=reason, actor=SYSTEM)
-        return Change(episode=worse, transition=transition, notify=_told(episode, now))
-    if seen.severity != episode.severity:
-        return Change(episode=replace(episode, severity=seen.severity), transition=None, notify=False)
-    return _timer(episode, seen, policy, now)
+        return _escalate(episode, seen, policy, now)
+    milder = replace(episode, severity=seen.severity)
+    timed = _timer(milder, seen, policy, now)
+    if timed is None and milder != episode:
+        return Change(episode=milder, transition=None, notify=False)
+    return timed
+
+
+def _escalate(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> Change:
+    """A message about the escalation stands for a reminder that is due at the same time."""
+    told = _told(episode, now)
+    next_at = episode.next_at
+    if told and next_at is not None and next_at <= now:
+        next_at = None if policy.renotify is None else now + policy.renotify
+    snoozed_until = None if told else episode.snoozed_until
+    worse = replace(
+        episode, severity=seen.severity, next_at=next_at, snoozed_until=snoozed_until, version=episode.version + 1
+    )
+    reason = f"{episode.severity} → {seen.severity}: {seen.reason}"
+    return Change(
+        episode=worse, transition=Transition(kind="escalated", at=now, reason=reason, actor=SYSTEM), notify=told
+    )
 
 
 def _told(episode: Episode, now: datetime) -> bool:
