@@ -1,4 +1,4 @@
-"""The Helm chart, through a real Helm and the Kubernetes schemas: lints, renders, validates, and refuses wrong values."""
+"""The Helm chart through a real Helm and the Kubernetes schemas: lints, renders, validates, refuses wrong values."""
 
 from __future__ import annotations
 
