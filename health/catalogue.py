@@ -51,9 +51,9 @@ class SignalRef:
 class Signal:
     """One entry of the catalogue.
 
-    ``needs`` names what it is computed from (tables of ``health/tables.py``, or the scorecard). ``absence``: its value may
-    only mean that we did not look, so it is to be believed for observed time alone. ``parameter`` names the argument
-    the signal must be given in brackets, or None.
+    ``needs`` names what it is computed from (tables of ``health/tables.py``, or the scorecard). ``absence``: its value
+    may only mean that we did not look, so it is to be believed for observed time alone. ``parameter`` names the
+    argument the signal must be given in brackets, or None.
     """
 
     name: str
@@ -157,7 +157,7 @@ _ALL = (
         "number",
         "change",
         "account_months gaps",
-        "Events of the last 7 days against the mean week of the four before, as a fraction; unknown without earlier ones",
+        "Events of the last 7 days against the mean week of the four before, as a fraction; unknown without any",
         "直近7日間の利用イベント数の、その前の4週間の週平均に対する増減率。以前の利用がなければ不明",
         absence=True,
     ),
