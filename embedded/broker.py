@@ -1,20 +1,22 @@
 """A Kafka broker without Java: librdkafka's in-process mock cluster, in a child process of its own.
 
-It speaks the Kafka protocol to ordinary clients (groups, idempotent producers, seeks), with these limits, none of them hidden:
+It speaks the Kafka protocol to ordinary clients (groups, idempotent producers, seeks), with these limits, none hidden:
 
 - **Its log is volatile.** It lives in memory and is gone when the process ends.
 - **It keeps 5 MiB and 100,000 batches a partition** and drops the oldest beyond that without a word, read or not.
-- Topics come from `create_topic`; the CreateTopics request is not answered. A topic that a client merely names gets 4 partitions.
-- The cluster id in its metadata is a memory address (`mockCluster…`): it may be the same after a restart. What does tell one log
-  from the next is `EmbeddedBroker.incarnation`, drawn at random at each start and handed to the consumers (setting
-  `KIZASHI_BROKER_INCARNATION`), which begin anew when it differs from the one they stored.
+- Topics come from `create_topic`; the CreateTopics request is not answered. A topic that a client merely names gets 4
+  partitions.
+- The cluster id in its metadata is a memory address (`mockCluster…`): it may be the same after a restart. What does
+  tell one log from the next is `EmbeddedBroker.incarnation`, drawn at random at each start and handed to the consumers
+  (setting `KIZASHI_BROKER_INCARNATION`), which begin anew when it differs from the one they stored.
 - A produce answer carries a made-up time (1234 ms); the time in the stored record is right.
 
-`confluent_kafka` has no Python call to create a topic in the mock cluster, so the child calls librdkafka's public C functions
-(`rdkafka_mock.h`) through ctypes, in the very library that `confluent_kafka` brings along.
+`confluent_kafka` has no Python call to create a topic in the mock cluster, so the child calls librdkafka's public C
+functions (`rdkafka_mock.h`) through ctypes, in the very library that `confluent_kafka` brings along.
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -98,11 +100,10 @@ class EmbeddedBroker:
         """Harmless when not running."""
         if self._process is None:
             return
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -144,7 +145,8 @@ class EmbeddedBroker:
             raise EmbeddedError(f"embedded broker: {command}: {answer['error']}")
 
     def _answer(self) -> str:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise EmbeddedError(
@@ -216,6 +218,11 @@ def _librdkafka() -> ctypes.CDLL:
     return library
 
 
+def _say(message: Mapping[str, str]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
 def _serve_owner(cluster: _MockCluster) -> None:
     """One JSON command a line on standard input, one answer a line on standard output, until the owner is gone."""
     for line in sys.stdin:
@@ -224,7 +231,7 @@ def _serve_owner(cluster: _MockCluster) -> None:
             problem = cluster.create_topic(command["create"], command["partitions"])
         else:
             problem = cluster.delete_topic(command["delete"])
-        print(json.dumps({"error": problem} if problem else {}), flush=True)
+        _say({"error": problem} if problem else {})
 
 
 def _topic(text: str) -> tuple[str, int]:
@@ -250,12 +257,12 @@ def main() -> None:
     for name, partitions in options.topic:
         if problem := cluster.create_topic(name, partitions):
             sys.exit(f"topic {name}: {problem}")
-    hello = json.dumps({"bootstrap": cluster.bootstrap, "incarnation": secrets.token_hex(16), "pid": os.getpid()})
+    hello = {"bootstrap": cluster.bootstrap, "incarnation": secrets.token_hex(16), "pid": str(os.getpid())}
     if options.port_file is not None:
         unfinished = options.port_file.with_name(options.port_file.name + ".new")
-        unfinished.write_text(hello)
+        unfinished.write_text(json.dumps(hello))
         unfinished.replace(options.port_file)
-    print(hello, flush=True)
+    _say(hello)
     if options.with_owner:
         _serve_owner(cluster)
     else:

@@ -1,9 +1,9 @@
 """Child side of `embedded.process`: runs one server and makes sure that it stops when its owner is gone.
 
-A file of its own, standard library only, started as `python -I -S guard.py [options] -- command …` in a session of its own, so
-that the terminal's Ctrl-C reaches the owner alone. The owner holds the other end of our standard input: end of file (the owner
-stopped us, exited, or was killed) means stop the server. A pipe and not PR_SET_PDEATHSIG, because that signal fires when the
-*thread* that started the child ends, which under asyncio is a pool thread.
+A file of its own, standard library only, started as `python -I -S guard.py [options] -- command …` in a session of its
+own, so that the terminal's Ctrl-C reaches the owner alone. The owner holds the other end of our standard input: end of
+file (the owner stopped us, exited, or was killed) means stop the server. A pipe and not PR_SET_PDEATHSIG, because that
+signal fires when the *thread* that started the child ends, which under asyncio is a pool thread.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _start(options: argparse.Namespace) -> subprocess.Popen[bytes]:
         stderr=sys.stderr,
         cwd=options.cwd,
         pass_fds=options.keep_fd,
-        preexec_fn=_die_with_guard(options.stop_signal),
+        preexec_fn=_die_with_guard(options.stop_signal),  # noqa: PLW1509 - one thread only
         **who,
     )
 

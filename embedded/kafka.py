@@ -1,8 +1,8 @@
 """A real Apache Kafka for tests and for a demo that keeps its log: one KRaft node, broker and controller in one JVM.
 
-Needs Java 17 or later. The jars come from Maven Central, once, into a cache folder: `python -m embedded.kafka fetch`. A folder
-holds everything: `server.properties`, `log/` (the records), `server.log`. Starting on a folder that exists resumes it, on the
-same port where that is still free, after a crash too.
+Needs Java 17 or later. The jars come from Maven Central, once, into a cache folder: `python -m embedded.kafka fetch`.
+A folder holds everything: `server.properties`, `log/` (the records), `server.log`. Starting on a folder that exists
+resumes it, on the same port where that is still free, after a crash too.
 """
 
 import argparse
@@ -127,7 +127,8 @@ class EmbeddedKafka:
     ) -> None:
         """Returns when the topic exists. Raises EmbeddedError when it did already."""
         from confluent_kafka import KafkaException
-        from confluent_kafka.admin import AdminClient, NewTopic
+        from confluent_kafka.admin import AdminClient
+        from confluent_kafka.cimpl import NewTopic
 
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
@@ -260,7 +261,10 @@ def available() -> tuple[bool, str]:
     if _has_jars(folder):
         return True, f"{java}, jars in {folder}"
     if shutil.which("mvn") is None:
-        return False, f"no jars in {folder} and no Maven (`mvn`) to fetch them; set {JARS_VARIABLE} to a folder with them"
+        return (
+            False,
+            f"no jars in {folder} and no Maven (`mvn`) to fetch them; set {JARS_VARIABLE} to a folder with them",
+        )
     return True, f"{java}, jars to be fetched by Maven into {folder}"
 
 
@@ -271,15 +275,30 @@ def fetch() -> Path:
         return folder
     maven = shutil.which("mvn")
     if maven is None:
-        raise EmbeddedError(f"no jars in {folder} and no Maven (`mvn`) to fetch them: install Maven, or set {JARS_VARIABLE}")
+        raise EmbeddedError(
+            f"no jars in {folder} and no Maven (`mvn`) to fetch them: install Maven, or set {JARS_VARIABLE}"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name:
         work = Path(name)
         (work / "pom.xml").write_text(POM.format(scala=SCALA, version=VERSION, slf4j=SLF4J_SIMPLE))
-        command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={work}/jars"]
+        command = [
+            maven,
+            "-q",
+            "-B",
+            "dependency:copy-dependencies",
+            "-DincludeScope=runtime",
+            f"-DoutputDirectory={work}/jars",
+        ]
         try:
             done = subprocess.run(
-                command, cwd=work, capture_output=True, text=True, timeout=FETCH_SECONDS, stdin=subprocess.DEVNULL, check=False
+                command,
+                cwd=work,
+                capture_output=True,
+                text=True,
+                timeout=FETCH_SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise EmbeddedError(f"Maven did not fetch Apache Kafka {VERSION} within {FETCH_SECONDS:.0f} s") from None
@@ -302,16 +321,22 @@ def _java() -> str:
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
         raise EmbeddedError(f"no Java found: install Java {JAVA_MINIMUM} or later, or set JAVA_HOME")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stderr
+    said = subprocess.run(
+        [java, "-version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    ).stderr
     found = re.search(r'version "(\d+)', said)
     if found is None or int(found.group(1)) < JAVA_MINIMUM:
-        raise EmbeddedError(f"{java} is too old for Apache Kafka {VERSION} (Java {JAVA_MINIMUM} or later): {said.strip()[:80]}")
+        raise EmbeddedError(
+            f"{java} is too old for Apache Kafka {VERSION} (Java {JAVA_MINIMUM} or later): {said.strip()[:80]}"
+        )
     return java
 
 
 def main() -> None:
     """`python -m embedded.kafka fetch`."""
-    parser = argparse.ArgumentParser(prog="python -m embedded.kafka", description="Apache Kafka for tests and the demo.")
+    parser = argparse.ArgumentParser(
+        prog="python -m embedded.kafka", description="Apache Kafka for tests and the demo."
+    )
     parser.add_argument("command", choices=["fetch"], help="fetch: get the jars through Maven into the cache folder")
     parser.parse_args()
     try:

@@ -56,7 +56,7 @@ def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 @dataclass(kw_only=True)
 class GuardedProcess:
-    """One server under a guard. `log` receives its output and is begun anew at each start (the former one becomes `.1`)."""
+    """One server under a guard. `log` receives its output, begun anew at each start (the former one becomes `.1`)."""
 
     command: Sequence[str]
     log: Path
@@ -106,7 +106,8 @@ class GuardedProcess:
         """Stop signal, then SIGKILL after the grace; returns when the process is gone. Harmless when it already is."""
         if self._guard is None:
             return
-        assert self._guard.stdin is not None and self._guard.stdout is not None
+        assert self._guard.stdin is not None
+        assert self._guard.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._guard.stdin.close()
         self._guard.wait(self.grace_seconds + 10)

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a real PostgreSQL, a fresh database per test, the embedded broker and a real Apache Kafka.
+"""Fixtures shared by all tests: a real PostgreSQL, a database per test, the embedded broker and a real Apache Kafka.
 
 Environment: `KIZASHI_TEST_DATABASE_URL` (SQLAlchemy URL of a database whose role may create others) uses that server
 instead of the embedded one; `CI=true` turns "no Apache Kafka here" from a skip into a failure.
@@ -19,8 +19,9 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.broker import EmbeddedBroker
-from embedded.kafka import EmbeddedKafka, available
+from embedded.kafka import EmbeddedKafka, available, fetch
 from embedded.postgres import EmbeddedPostgres
+from embedded.process import EmbeddedError
 from service.db import make_engine, migrate
 
 # A crash of the machine loses a test database; nobody minds, and each test is about 40 ms faster.
@@ -133,6 +134,11 @@ def broker() -> Iterator[EmbeddedBroker]:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """A real Apache Kafka, shared by the session. Mark what uses it with `@pytest.mark.kafka`."""
     usable, reason = available()
+    if usable:
+        try:
+            fetch()
+        except EmbeddedError as error:
+            usable, reason = False, str(error)
     if not usable:
         message = f"no Apache Kafka: {reason}"
         if os.environ.get("CI") == "true":
