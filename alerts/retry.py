@@ -24,7 +24,7 @@ RETRY_DELAYS: tuple[timedelta, ...] = (
 """Wait before the 1st, 2nd, … attempt: the schedule of Standard Webhooks, about three days in all."""
 GIVE_UP_AFTER = timedelta(hours=60)
 """A message is dead only when the schedule is used up *and* it is this old: a burst of "429 Too Many Requests" uses up
-attempts in minutes, and a sender that was down for a week has not tried yet. The shortest jittered schedule is longer."""
+attempts in minutes, and a sender that was down for a week has not tried yet. Any jittered schedule takes longer."""
 JITTER = 0.1
 """Delays vary by this share, so that what failed together does not come back together."""
 MAX_RETRY_AFTER = timedelta(hours=1)

@@ -65,6 +65,8 @@ class AlertView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The strongest first; three are shown."""
     owner_name: str | None = None
     owner_slack_id: str | None = None
+    reader_slack_id: str | None = None
+    """Whom the message is for, when that is not the owner (a stand-in)."""
     suggestion: Words = msgspec.field(default_factory=dict)
     url: str
     """The account on the board."""
