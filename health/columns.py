@@ -1,0 +1,147 @@
+"""The facts of a batch of accounts as columns: what signals are computed from. Pure; ``health/facts.py`` reads them.
+
+A accounts, D days (the last is today), rows of a kind sorted by account. Instants are µs (``health/instants.py``).
+Days are UTC days for every account; an account's own time zone would shift ``first_day_us`` per account and nothing
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from health.instants import DAY, Instants, from_us
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Texts = npt.NDArray[np.object_]
+
+NUMBER_ATTRIBUTES = ("mrr", "seats")
+TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Facts of which an account has any number; ``account`` (R,) is the place of each row's account, ascending."""
+
+    account: Ints
+
+    def take(self, index: Ints) -> Any:
+        """The rows of the accounts at ``index``, renumbered to their place in it."""
+        first = np.searchsorted(self.account, index, side="left")
+        counts = np.searchsorted(self.account, index, side="right") - first
+        ends = np.cumsum(counts)
+        rows = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts - first, counts)
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = {k: v[rows] for k, v in value.items()} if isinstance(value, dict) else value[rows]
+        values["account"] = np.repeat(np.arange(len(index)), counts)
+        return type(self)(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Users(Rows):
+    """Who was active when: ``active`` (R, D)."""
+
+    active: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Rows):
+    name: Texts
+    first_at: Instants
+    last_at: Instants
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records(Rows):
+    """Tickets, payments, milestones or goals.
+
+    ``status_at`` holds per status when it was last taken (NEVER: not seen); ``due_at`` is 00:00 of the due date, or
+    NEVER.
+    """
+
+    status: Texts
+    first_at: Instants
+    due_at: Instants
+    status_at: Mapping[str, Instants]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surveys(Rows):
+    """Answers in time order per account; ``nps`` is NaN for another survey."""
+
+    at: Instants
+    nps: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """See the module. Tickets, payments, surveys are complete from ``first_day_us`` on, and in what is open or latest.
+
+    ``known_from`` says per attribute since when its present value stands, where history was read; without it
+    attributes count as having been so all along. ``start`` is started_at, else the first event, else when the
+    account was first seen here.
+    """
+
+    account_ids: tuple[str, ...]
+    now_us: int
+    first_day_us: int
+    start: Instants
+    last_login_at: Instants
+    last_activity_at: Instants
+    last_contact_at: Instants
+    logins: Ints
+    events: Ints
+    active: Bools
+    users: Users
+    features: Features
+    tickets: Records
+    payments: Records
+    milestones: Records
+    goals: Records
+    surveys: Surveys
+    numbers: Mapping[str, Floats]
+    texts: Mapping[str, Texts]
+    renewal_at: Instants
+    known_from: Mapping[str, Instants]
+    score_28d_ago: Floats
+
+    def __len__(self) -> int:
+        return len(self.account_ids)
+
+    @property
+    def now(self) -> datetime:
+        return from_us(self.now_us)
+
+    @property
+    def days(self) -> int:
+        """D, the length of the day arrays."""
+        return int(self.events.shape[1])
+
+    @property
+    def today_us(self) -> int:
+        """00:00 of the last day of the arrays."""
+        return self.first_day_us + (self.days - 1) * DAY
+
+    def take(self, index: Ints) -> Facts:
+        """The accounts at ``index``, in that order: for a closer look at a few of a batch."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Rows):
+                value = value.take(index)
+            elif isinstance(value, dict):
+                value = {k: v[index] for k, v in value.items()}
+            elif isinstance(value, np.ndarray):
+                value = value[index]
+            values[field.name] = value
+        values["account_ids"] = tuple(self.account_ids[i] for i in index)
+        return Facts(**values)

@@ -1,0 +1,65 @@
+"""Signals of the account's beginning and of what it wants to reach: start, milestones, goals. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from health.columns import Facts, Floats, Ints, Records
+from health.instants import DAY, NEVER, Instants
+from health.signals.view import Definition, View, count_in_state, state_at, status_instants
+
+
+def _days_since_start(view: View, _: str | None) -> Floats:
+    return view.elapsed_days(view.facts.start[:, None], observed=False)
+
+
+def _start(facts: Facts, _: str | None) -> Sequence[Instants]:
+    return (facts.start,)
+
+
+def _milestones_done(view: View, _: str | None) -> Floats:
+    return count_in_state(view, view.facts.milestones, ("reached",))
+
+
+def _overdue_milestones(view: View, _: str | None) -> Floats:
+    """Overdue from the day after the due date (UTC)."""
+    milestones = view.facts.milestones
+    state = state_at(view, milestones, ("planned",))
+    due = milestones.due_at[:, None]
+    late = state.inside & (due != NEVER) & (due < view.day_us[milestones.account])
+    known = (view.count(milestones, state.unknown) == 0) & (_heard_of(view, milestones) > 0)
+    return view.known(view.count(milestones, late), known)
+
+
+def _goals_reached(view: View, _: str | None) -> Floats:
+    goals = view.facts.goals
+    return np.where(_heard_of(view, goals) > 0, count_in_state(view, goals, ("reached",)), np.nan)
+
+
+def _heard_of(view: View, records: Records) -> Ints:
+    return view.count(records, records.first_at[:, None] <= view.rows_t(records))
+
+
+def _milestone_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    return status_instants(facts.milestones)
+
+
+def _due_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    account, at = status_instants(facts.milestones)
+    due = facts.milestones.due_at
+    overdue = np.where(due == NEVER, NEVER, due + DAY)
+    return np.concatenate([account, facts.milestones.account]), np.concatenate([at, overdue])
+
+
+def _goal_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    return status_instants(facts.goals)
+
+
+SIGNALS: Mapping[str, Definition] = {
+    "days_since_start": Definition(values=_days_since_start, origins=_start, observed=False),
+    "milestones_done": Definition(values=_milestones_done, instants=_milestone_instants),
+    "onboarding_overdue_milestones": Definition(values=_overdue_milestones, instants=_due_instants),
+    "goals_reached": Definition(values=_goals_reached, instants=_goal_instants),
+}

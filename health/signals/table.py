@@ -1,0 +1,89 @@
+"""``compute``: the signals of a batch of accounts at some instants, as columns. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from health.catalogue import SCORE_SIGNALS, SignalRef, check
+from health.columns import Bools, Facts
+from health.gaps import Observed
+from health.instants import Instants, to_us
+from health.signals import activity, adoption, commercial, onboarding, support
+from health.signals.view import Definition, View
+
+DEFINITIONS: Mapping[str, Definition] = {
+    **activity.SIGNALS,
+    **adoption.SIGNALS,
+    **commercial.SIGNALS,
+    **support.SIGNALS,
+    **onboarding.SIGNALS,
+}
+"""Every signal of the catalogue but those of the score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalTable:
+    """Signals by ``str(ref)``, each (A, T): float64 with NaN for unknown, object with None for texts.
+
+    ``incomplete`` (A, T) per signal tells an unknown that comes from time not observed; only signals over windows of
+    days, and those counting observed time, have an entry. ``at`` is (A, T) in µs.
+    """
+
+    account_ids: tuple[str, ...]
+    at: Instants
+    columns: dict[str, npt.NDArray[Any]]
+    incomplete: dict[str, Bools]
+
+    def row(self, account: int, instant: int = -1) -> dict[str, Any]:
+        """The signals of one account as plain values, None for unknown; the instant defaults to the last."""
+        return {name: _plain(column[account, instant]) for name, column in self.columns.items()}
+
+
+def compute(
+    facts: Facts, at: Sequence[datetime] | npt.NDArray[np.datetime64], refs: Iterable[SignalRef], observed: Observed
+) -> SignalTable:
+    """The signals ``refs`` at the instants ``at``: T datetimes for all accounts, or (A, T) datetime64[us], NaT for
+    none.
+
+    From ``facts.now`` on, values are what they will be if nothing more happens; before it, what they were as far as the
+    facts tell, else unknown. Signals of the score come out unknown: the evaluator fills them in. Raises ValueError for
+    a signal that the catalogue does not know.
+    """
+    view = View(facts, _instants(facts, at), observed)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    incomplete: dict[str, Bools] = {}
+    for ref in dict.fromkeys(refs):
+        signal = check(ref)
+        if ref.name in SCORE_SIGNALS:
+            text = signal.type == "text"
+            columns[str(ref)] = np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64)
+            continue
+        definition = DEFINITIONS[ref.name]
+        values = definition.values(view, ref.argument)
+        if definition.window_days is not None:
+            unseen = view.incomplete(definition.window_days)
+            incomplete[str(ref)] = unseen
+            values = np.where(unseen, np.nan, values)
+        elif definition.origins is not None and definition.observed:
+            incomplete[str(ref)] = np.full(view.t.shape, observed.through is None)
+        columns[str(ref)] = values
+    return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
+
+
+def _instants(facts: Facts, at: Sequence[datetime] | npt.NDArray[np.datetime64]) -> Instants:
+    if isinstance(at, np.ndarray):
+        return at.astype("datetime64[us]").view(np.int64)
+    row = np.array([to_us(instant) for instant in at], dtype=np.int64)
+    return np.broadcast_to(row, (len(facts), len(row)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if np.isnan(value) else float(value)
+    return value

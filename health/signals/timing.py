@@ -1,0 +1,156 @@
+"""When signals change by time alone: ``steps`` over a past span, ``next_change`` from now on. Pure.
+
+Signals are step functions of time, so that any expression over them can only change at one of their steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from health.catalogue import SCORE_SIGNALS, SignalRef, check
+from health.columns import Facts, Ints
+from health.gaps import Observed
+from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
+from health.signals.table import DEFINITIONS
+from health.signals.view import WINDOW_TOLERANCE_US, Definition
+
+RETRY_US = SECOND
+"""How soon to look again for a step that lies in the last moments, which are not confirmed as observed yet."""
+HELD_RETRY_US = 60 * SECOND
+HELD_AFTER_US = 120 * SECOND
+"""The position is held, rather than a moment behind, when it is older than this."""
+
+Pairs = tuple[Ints, Instants]
+
+
+def steps(
+    facts: Facts, refs: Iterable[SignalRef], start: datetime, end: datetime, observed: Observed
+) -> npt.NDArray[np.datetime64]:
+    """The instants in (start, end] at which a signal of ``refs`` may change, per account: (A, K), ascending, NaT last.
+
+    A superset: at some of them nothing changes. Between two of them every signal stays as it is, or is unknown within
+    a day of which only the sum is known.
+    """
+    first, last = to_us(start), to_us(end)
+    found: list[Pairs] = []
+    accounts = np.arange(len(facts))
+    for ref, definition in _timed(refs):
+        if definition is None or definition.borders is not None:
+            found.append(_each(accounts, _borders(first, last)))
+        if definition is None:
+            continue
+        if definition.origins is not None:
+            for origin in definition.origins(facts, ref.argument):
+                found += [
+                    (accounts, origin),
+                    _crossings(origin, first, last, observed if definition.observed else None),
+                ]
+        if definition.instants is not None:
+            found.append(definition.instants(facts, ref.argument))
+        if definition.window_days is not None:
+            found.append(_each(accounts, np.array([observed.through_us + WINDOW_TOLERANCE_US + 1])))
+    if observed.has_gaps:
+        found += [_each(accounts, observed.edges_us), _each(accounts, observed.edges_us + 1)]
+    return as_datetime64(_table(len(facts), found, first, last))
+
+
+def next_change(
+    facts: Facts, now: datetime, refs: Iterable[SignalRef], observed: Observed, *, spread_borders: bool = True
+) -> npt.NDArray[np.datetime64]:
+    """When each account should be looked at again if nothing more happens: (A,), NaT for never.
+
+    Never later than the first instant after ``now`` at which a signal differs, while what is observed keeps up with
+    time and no new gap opens; except that work of day borders is put off by ``spread`` (less than an hour) unless
+    ``spread_borders`` is false. A crossing that has come but is not confirmed as observed is tried again in a
+    second, or in a minute while the position is held. Within a gap that goes on: the earliest crossing if it ended
+    at once.
+    """
+    now_us = to_us(now)
+    soonest = np.full(len(facts), ENDLESS, dtype=np.int64)
+    border = np.full(len(facts), now_us - now_us % DAY + DAY, dtype=np.int64)
+    if spread_borders:
+        border = border + spread_us(facts.account_ids)
+    for ref, definition in _timed(refs):
+        if definition is None:
+            np.minimum(soonest, border, out=soonest)
+            continue
+        if definition.origins is not None:
+            for origin in definition.origins(facts, ref.argument):
+                crossing = _next_crossing(origin, now_us, observed if definition.observed else None)
+                np.minimum(soonest, crossing, out=soonest)
+        if definition.borders is not None:
+            soonest = np.minimum(soonest, np.where(definition.borders(facts, observed), border, ENDLESS))
+        if definition.instants is not None:
+            account, at = definition.instants(facts, ref.argument)
+            np.minimum.at(soonest, account, np.where(at > now_us, at, ENDLESS))
+    return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
+
+
+def _timed(refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:
+    """The signals with their definition; None for the change of the score, which has a step at every day border."""
+    for ref in dict.fromkeys(refs):
+        check(ref)
+        if ref.name not in SCORE_SIGNALS:
+            yield ref, DEFINITIONS[ref.name]
+        elif ref.name == "score_change_28d":
+            yield ref, None
+
+
+def _crossings(origin: Instants, first: int, last: int, observed: Observed | None) -> Pairs:
+    """Where whole days since ``origin`` (A,) step up within (first, last]; plain time without ``observed``."""
+    exists = origin != NEVER
+    begin = np.where(exists, origin, 0)
+    position = begin - (observed.unobserved_before(begin) if observed else 0)
+    first_position = first - (int(observed.unobserved_before(np.array([first]))[0]) if observed else 0)
+    passed = np.maximum(first_position - position, 0) // DAY
+    ahead = np.arange(max(0, (last - first) // DAY) + 2, dtype=np.int64)
+    target = (position[:, None] + (passed[:, None] + ahead) * DAY).astype(np.int64)
+    at = np.array(observed.instant_of(target) if observed else target)
+    at[~exists] = NEVER
+    return np.repeat(np.arange(len(origin)), len(ahead)), at.ravel()
+
+
+def _next_crossing(origin: Instants, now: int, observed: Observed | None) -> Instants:
+    """When the whole days since ``origin`` next step up, ENDLESS where there is no origin. (A,)."""
+    exists = origin != NEVER
+    begin = np.where(exists, origin, 0)
+    if observed is None:
+        crossing = np.where(begin > now, begin, begin + ((now - begin) // DAY + 1) * DAY)
+        return np.where(exists, crossing, ENDLESS)
+    if observed.through is None:
+        return np.where(exists, now + HELD_RETRY_US, ENDLESS)
+    seen_until = min(now, observed.through_us)
+    position = begin - observed.unobserved_before(begin)
+    seen = np.maximum(seen_until - observed.unobserved_before(np.array([seen_until])) - position, 0)
+    crossing = observed.instant_of(position + (seen // DAY + 1) * DAY)
+    if observed.ongoing_from_us is not None and observed.ongoing_from_us <= now:
+        crossing = np.minimum(crossing, now + DAY - seen % DAY)
+    retry = now + (HELD_RETRY_US if now - observed.through_us > HELD_AFTER_US else RETRY_US)
+    crossing = np.where(crossing <= now, retry, crossing)
+    crossing = np.where(begin > now, np.minimum(begin, crossing), crossing)
+    return np.where(exists, crossing, ENDLESS)
+
+
+def _borders(first: int, last: int) -> Instants:
+    return np.arange(first - first % DAY + DAY, last + 1, DAY, dtype=np.int64)
+
+
+def _each(accounts: Ints, at: Instants) -> Pairs:
+    return np.repeat(accounts, len(at)), np.tile(at, len(accounts))
+
+
+def _table(size: int, found: list[Pairs], first: int, last: int) -> Instants:
+    """Pairs as rows of distinct ascending instants within (first, last], filled with NEVER at the end."""
+    account = np.concatenate([np.empty(0, dtype=np.int64), *(pair[0] for pair in found)])
+    at = np.concatenate([np.empty(0, dtype=np.int64), *(pair[1] for pair in found)])
+    inside = (at > first) & (at <= last)
+    pairs = np.unique(np.stack([account[inside], at[inside]]), axis=1)
+    counts = np.bincount(pairs[0], minlength=size)
+    place = np.arange(pairs.shape[1]) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.full((size, int(counts.max(initial=0))), NEVER, dtype=np.int64)
+    rows[pairs[0], place] = pairs[1]
+    return rows

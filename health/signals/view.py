@@ -1,0 +1,201 @@
+"""What every family of signals computes with: the facts seen from T instants, and how a signal is defined. Pure.
+
+Shapes: A accounts, T instants, R rows of a kind; ``view.t`` is (A, T). A value that cannot be known is NaN (None for
+texts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from health.columns import Bools, Facts, Floats, Ints, Records, Rows, Texts
+from health.gaps import Observed, observed_microseconds
+from health.instants import DAY, HOUR, NEVER, Instants
+
+WINDOW_TOLERANCE_US = HOUR
+"""Windows count as incomplete when the position is older than this. Less than the rules' own tolerance would make
+every short lag reshuffle the scores, and an hour is little against the shortest window of 7 days."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """How a signal is computed, and when it may change by time alone.
+
+    ``values(view, argument)`` gives (A, T). The rest says where its steps are: ``origins`` (A,) instants from which
+    whole days are counted, in observed time if ``observed``; ``borders`` (A,) whether day borders can change it;
+    ``instants`` of single rows: (account, instant) pairs. ``window_days``: it looks at that many days, and is
+    unknown if a gap touches them.
+    """
+
+    values: Callable[[View, str | None], npt.NDArray[Any]]
+    origins: Callable[[Facts, str | None], Sequence[Instants]] | None = None
+    observed: bool = True
+    borders: Callable[[Facts, Observed], Bools] | None = None
+    instants: Callable[[Facts, str | None], tuple[Ints, Instants]] | None = None
+    window_days: int | None = None
+
+
+class View:
+    """The facts at the instants ``t`` (A, T)."""
+
+    def __init__(self, facts: Facts, t: Instants, observed: Observed) -> None:
+        self.facts = facts
+        self.observed = observed
+        self.t = t
+        self.live = t >= facts.now_us
+        self.day_us = t - t % DAY
+        self.at_border = t == self.day_us
+        self.day = (self.day_us - facts.first_day_us) // DAY
+        self.exists = (facts.start != NEVER)[:, None] & (t != NEVER)
+
+    def known(self, values: npt.NDArray[Any], where: Bools) -> Floats:
+        return np.where(where & self.exists, values, np.nan)
+
+    def settle(self, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> Floats:
+        """The value of a window of days between ``low``, without anything of the day of t, and ``high``, with all of
+        it.
+
+        Day counts do not say when within a day: at its border nothing of the day has happened, now everything known
+        has, and in between it is known only if it makes no difference.
+        """
+        past = np.where(self.at_border | (low == high), low, np.nan)
+        return self.known(np.where(self.live, high, past), np.isfinite(high))
+
+    def incomplete(self, days: int) -> Bools:
+        """Whether the window of ``days`` days that ends with t holds time that was not observed. (A, T)."""
+        begin = np.maximum(self.day_us - (days - 1) * DAY, self.facts.start[:, None])
+        gap = self.observed.unobserved_before(self.t) > self.observed.unobserved_before(np.minimum(begin, self.t))
+        return gap | (self.t > self.observed.through_us + WINDOW_TOLERANCE_US)
+
+    def elapsed_days(self, origin: Instants, *, observed: bool = True) -> Floats:
+        """Whole days from ``origin`` (A, 1) or (A, T) to t; NaN before it, and where there is no origin."""
+        passed = observed_microseconds(origin, self.t, self.observed) if observed else self.t - origin
+        known = (origin != NEVER) & (origin <= self.t)
+        if observed and self.observed.through is None:
+            known = np.zeros_like(known)
+        return self.known(passed // DAY, known)
+
+    def since(self, last: Instants, first: Instants | None = None) -> Floats:
+        """Whole observed days since ``last`` (A,), else since the start. Before ``last``, the time before is not known,
+        unless t is before the ``first`` one too."""
+        never = (last == NEVER)[:, None] | (False if first is None else self.t < first[:, None])
+        return self.elapsed_days(np.where(never, self.facts.start[:, None], last[:, None]))
+
+    def rows_t(self, rows: Rows) -> Instants:
+        """The instants of each row's account. (R, T)."""
+        return self.t[rows.account]
+
+    def count(self, rows: Rows, chosen: npt.NDArray[Any]) -> Ints:
+        """How many of ``chosen`` (R, T) each account has. (A, T)."""
+        running = np.zeros((len(rows.account) + 1, chosen.shape[1]), dtype=np.int64)
+        np.cumsum(chosen, axis=0, out=running[1:])
+        edges = np.searchsorted(rows.account, np.arange(len(self.facts) + 1))
+        return running[edges[1:]] - running[edges[:-1]]
+
+    def number(self, attribute: str) -> Floats:
+        """A numeric attribute at t. (A, T)."""
+        return self.known(self.facts.numbers[attribute][:, None], self.stands(attribute))
+
+    def text(self, attribute: str) -> Texts:
+        texts = np.repeat(self.facts.texts[attribute][:, None], self.t.shape[1], axis=1)
+        texts[~(self.stands(attribute) & self.exists)] = None
+        return texts
+
+    def stands(self, attribute: str) -> Bools:
+        """Whether the present value of an attribute is known to have been so at t. (A, T)."""
+        known_from = self.facts.known_from.get(attribute)
+        if known_from is None:
+            return np.ones(self.t.shape, dtype=np.bool_)
+        stands: Bools = self.t >= known_from[:, None]
+        return stands
+
+
+def running(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Running sums along the days, beginning with 0: (R, D) gives (R, D + 1). Marks are summed in 16 bits: they are
+    many."""
+    dtype = np.int16 if values.dtype == np.bool_ else np.int64
+    sums = np.zeros((values.shape[0], values.shape[1] + 1), dtype=dtype)
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def window(sums: npt.NDArray[Any], day: Ints, days: int, *, shift: int = 0) -> tuple[Floats, Floats]:
+    """(low, high) sums over the window of ``days`` days that ends ``shift`` days before ``day`` (R, T), for ``settle``.
+
+    ``sums`` (R, D + 1) as of ``running``. NaN where the window reaches before the first day. Both (R, T).
+    """
+    size = sums.shape[1] - 1
+    end = day + 1 - shift
+    before = np.take_along_axis(sums, np.clip(end - days, 0, size), axis=1)
+    high = np.take_along_axis(sums, np.clip(end, 0, size), axis=1) - before
+    low = high if shift else np.take_along_axis(sums, np.clip(end - 1, 0, size), axis=1) - before
+    inside = end - days >= 0
+    return np.where(inside, low, np.nan), np.where(inside, high, np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateAt:
+    """The state of records at t, each (R, T): in one of the wanted statuses, not knowable, and since when (NEVER:
+    not)."""
+
+    inside: Bools
+    unknown: Bools
+    since: Instants
+
+
+def state_at(view: View, records: Records, wanted: Collection[str]) -> StateAt:
+    """Which records stood in one of the ``wanted`` statuses at t.
+
+    A record keeps per status the *last* time it was taken. Its state at t is the one taken last by then; before all of
+    them, but after it was first heard of, the state is unknown.
+    """
+    t = view.rows_t(records)
+    inside = np.full(t.shape, NEVER, dtype=np.int64)
+    outside = np.full(t.shape, NEVER, dtype=np.int64)
+    for status, at in records.status_at.items():
+        side = inside if status in wanted else outside
+        np.maximum(side, np.where(at[:, None] <= t, at[:, None], NEVER), out=side)
+    # Statuses taken at the same instant: the one that stands won by its event's key.
+    current = np.isin(records.status.astype(str), list(wanted))[:, None]
+    holds = (inside > outside) | ((inside == outside) & (inside != NEVER) & current)
+    unknown = (inside == NEVER) & (outside == NEVER) & (records.first_at[:, None] <= t)
+    return StateAt(inside=holds, unknown=unknown, since=np.where(holds, inside, NEVER))
+
+
+def count_in_state(view: View, records: Records, wanted: Collection[str]) -> Floats:
+    """How many records stood in one of the ``wanted`` statuses at t. (A, T)."""
+    state = state_at(view, records, wanted)
+    return view.known(view.count(records, state.inside), view.count(records, state.unknown) == 0)
+
+
+def status_instants(records: Records) -> tuple[Ints, Instants]:
+    """Every instant at which a record is known to have changed: (account, instant) pairs."""
+    times = [records.first_at, *records.status_at.values()]
+    return np.tile(records.account, len(times)), np.concatenate(times)
+
+
+def attribute_instants(attribute: str) -> Callable[[Facts, str | None], tuple[Ints, Instants]]:
+    """When the present value of an attribute came to stand, for a definition's ``instants``."""
+
+    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+        at = facts.known_from.get(attribute)
+        accounts = np.arange(len(facts) if at is not None else 0)
+        return accounts, np.empty(0, dtype=np.int64) if at is None else at
+
+    return instants
+
+
+def lively(facts: Facts, observed: Observed, *, days: int = 58) -> Bools:
+    """The accounts whose windows of days can still change by time alone: something happened, or a gap lies, in them."""
+    if observed.has_gaps and observed.first_span_touching(facts.today_us - days * DAY, facts.now_us):
+        return np.ones(len(facts), dtype=np.bool_)
+    recent = slice(max(0, facts.days - days), None)
+    done = (facts.events[:, recent] > 0) | (facts.logins[:, recent] > 0) | facts.active[:, recent]
+    busy: Bools = np.asarray(done.any(axis=1))
+    busy[facts.users.account[facts.users.active[:, recent].any(axis=1)]] = True
+    return busy
