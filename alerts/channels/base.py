@@ -15,6 +15,28 @@ from alerts.render.view import AlertView, Language
 Outcome = Literal["sent", "retry", "permanent"]
 
 
+def _no_key(_: str) -> str:
+    raise ValueError("KIZASHI_SECRET_KEY is not set: personal Slack webhooks cannot be opened")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings:
+    """What the channels need of the settings. Addresses and passwords stay out of its ``repr``."""
+
+    slack_webhook_url: str | None = field(default=None, repr=False)
+    smtp_host: str | None = None
+    smtp_port: int = 587
+    smtp_username: str | None = None
+    smtp_password: str | None = field(default=None, repr=False)
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    mail_from: str = "Kizashi <kizashi@localhost>"
+    webhook_url: str | None = field(default=None, repr=False)
+    webhook_secret: str | None = field(default=None, repr=False)
+    allow_private_targets: bool = False
+    decrypt: Callable[[str], str] = field(default=_no_key, repr=False)
+    """Opens a stored personal webhook (``service.secrets.Vault.open``). Raises ``ValueError`` when it cannot."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SendResult:
     """What came of one attempt. ``detail`` is stored and shown: it never holds an address that is a secret."""
@@ -64,12 +86,7 @@ class Channel(Protocol):
     async def resolve(self, conn: AsyncConnection, name: str) -> Target:
         """The address behind a target's name. Raises ``UnresolvedError``."""
 
-    async def send(
-        self, target: Target, message: Message, *, delivery_id: UUID, attempt: int, now: datetime
-    ) -> SendResult: ...
+    async def send(self, target: Target, message: Message, *, delivery_id: UUID, now: datetime) -> SendResult:
+        """One attempt. ``delivery_id`` is the same in every attempt and goes along wherever the channel has a place."""
 
     async def aclose(self) -> None: ...
-
-
-Decrypt = Callable[[str], str]
-"""Opens what ``service/secrets.py`` sealed. Raises ``ValueError`` when it cannot."""
