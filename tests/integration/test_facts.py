@@ -1,0 +1,179 @@
+"""Facts come out of a real Postgres as the columns they went in as."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from health import facts as facts_door
+from health.catalogue import SIGNALS, SignalRef
+from health.gaps import Observed
+from health.instants import NEVER, to_us
+from health.signals import compute
+from health.tables import (
+    account_attributes,
+    account_history,
+    account_months,
+    accounts,
+    features,
+    health,
+    records,
+    score_history,
+    user_months,
+)
+
+NOW = datetime(2025, 3, 2, 9, 30, tzinfo=UTC)
+OBSERVED = Observed(NOW)
+
+
+def ago(days: float) -> datetime:
+    return NOW - timedelta(days=days)
+
+
+def register(value: Any, at: datetime) -> dict[str, Any]:
+    return {"v": value, "t": to_us(at), "k": "test:1"}
+
+
+def month_of(counts: dict[int, int]) -> list[int]:
+    return [counts.get(day, 0) for day in range(1, 32)]
+
+
+def mask(*days: int) -> int:
+    return sum(1 << (day - 1) for day in days)
+
+
+def record(account_id: str, kind: str, record_id: str, taken: dict[str, datetime], **more: Any) -> dict[str, Any]:
+    status = max(taken, key=lambda name: taken[name])
+    fields = {f"{name}_at": register(at.isoformat(), at) for name, at in taken.items()}
+    fields["status"] = register(status, taken[status])
+    fields |= {name: register(value, taken[status]) for name, value in more.items()}
+    times = sorted(taken.values())
+    return {"account_id": account_id, "kind": kind, "record_id": record_id, "first_at": times[0], "last_at": times[-1],
+            "fields": fields}  # fmt: skip
+
+
+async def store(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await conn.execute(
+            accounts.insert(),
+            [
+                {"account_id": "acme", "first_event_at": ago(90), "last_event_at": ago(1), "started_at": ago(100),
+                 "last_login_at": ago(14), "last_activity_at": ago(1), "last_contact_at": None, "changed_at": NOW},
+                {"account_id": "日本", "first_event_at": ago(30), "last_event_at": ago(30), "started_at": None,
+                 "last_login_at": None, "last_activity_at": None, "last_contact_at": ago(2.5), "changed_at": NOW},
+            ],
+        )  # fmt: skip
+        await conn.execute(health.insert(), [{"account_id": "only-listed", "created_at": ago(5)}])
+        await conn.execute(
+            account_attributes.insert(),
+            {"account_id": "acme", "fields": {
+                "plan": register("pro", ago(80)), "mrr": register(1200.5, ago(80)), "seats": register(4, ago(80)),
+                "renewal_on": register("2025-04-01", ago(80)), "owner": register(None, ago(80)),
+                "name": register("Acme 株式会社", ago(80))}},
+        )  # fmt: skip
+        history = [("plan", "basic", 80), ("plan", "basic", 70), ("plan", "pro", 40), ("plan", "pro", 10)]
+        await conn.execute(
+            account_history.insert(),
+            [{"account_id": "acme", "attribute": name, "valid_from": ago(days), "event_key": f"test:{days}",
+              "value": value, "known_at": NOW} for name, value, days in history],
+        )  # fmt: skip
+        await conn.execute(
+            account_months.insert(),
+            [
+                {"account_id": "acme", "month": date(2025, 2, 1), "logins": month_of({16: 2}),
+                 "events": month_of({16: 5, 28: 7}), "active_days": mask(16, 28)},
+                {"account_id": "acme", "month": date(2025, 3, 1), "logins": month_of({}),
+                 "events": month_of({1: 3}), "active_days": mask(1)},
+            ],
+        )  # fmt: skip
+        await conn.execute(
+            user_months.insert(),
+            [
+                {"account_id": "acme", "month": date(2025, 2, 1), "user_id": "u1", "active_days": mask(16),
+                 "last_at": ago(14)},
+                {"account_id": "acme", "month": date(2025, 3, 1), "user_id": "u1", "active_days": mask(1),
+                 "last_at": ago(1)},
+                {"account_id": "acme", "month": date(2025, 2, 1), "user_id": "u2", "active_days": mask(28),
+                 "last_at": ago(2)},
+                {"account_id": "acme", "month": date(2025, 1, 1), "user_id": "u3", "active_days": mask(5),
+                 "last_at": ago(56)},
+            ],
+        )  # fmt: skip
+        await conn.execute(
+            features.insert(),
+            {"account_id": "acme", "feature": "export", "first_at": ago(60), "last_at": ago(20), "quantity": 1000},
+        )
+        await conn.execute(
+            records.insert(),
+            [
+                record("acme", "ticket", "t1", {"open": ago(9), "pending": ago(8)}),
+                record("acme", "ticket", "t2", {"open": ago(9), "solved": ago(2)}),
+                record("acme", "ticket", "old", {"open": ago(300)}),
+                record("acme", "payment", "p1", {"failed": ago(3)}),
+                record("acme", "payment", "p2", {"failed": ago(3), "paid": ago(1)}),
+                record("acme", "milestone", "live", {"planned": ago(50)}, due_on="2025-02-20"),
+                record("acme", "milestone", "kickoff", {"reached": ago(95)}),
+                record("acme", "goal", "g1", {"set": ago(50), "reached": ago(5)}),
+                record("acme", "survey", "s1", {"given": ago(200)}, survey="nps", score=3),
+                record("acme", "survey", "s2", {"given": ago(12)}, survey="csat", score=5),
+            ],
+        )
+        await conn.execute(
+            score_history.insert(),
+            [{"account_id": "acme", "day": (NOW - timedelta(days=days)).date(), "score": score, "scorecard": "x@1"}
+             for days, score in ((30, 61.5), (29, 62.5), (27, 10.0))],
+        )  # fmt: skip
+
+
+async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
+    await store(engine)
+    refs = [SignalRef(name, "export" if signal.parameter else None) for name, signal in SIGNALS.items()]
+    async with engine.connect() as conn:
+        facts = await facts_door.read(conn, ["日本", "acme", "unheard-of", "only-listed"], now=NOW)
+    row = compute(facts, [NOW], refs, OBSERVED).row(1)
+    assert row == {
+        "days_since_login": 14, "days_since_activity": 1, "logins_7d": 0, "logins_28d": 2, "events_28d": 15,
+        "active_days_28d": 3, "usage_change_28d": None, "usage_change_7d_28d": 1.0 * (10 - 5 / 4) / (5 / 4),
+        "active_users_28d": 2, "seat_utilisation": 0.5, "features_used_28d": 1, "feature_used['export']": 1,
+        "days_since_feature['export']": 20, "days_to_renewal": 30, "mrr": 1200.5, "seats": 4, "failed_payments": 1,
+        "failed_payments_30d": 1, "plan": "pro", "status": None, "segment": None, "touch_model": None, "owner": None,
+        "open_tickets": 2, "nps_last": 3, "days_since_survey": 12, "days_since_contact": 100, "days_since_start": 100,
+        "milestones_done": 1, "onboarding_overdue_milestones": 1, "goals_reached": 1, "score": None,
+        "score_change_28d": None, "band": None,
+    }  # fmt: skip
+    assert facts.texts["name"][1] == "Acme 株式会社"
+    assert facts.score_28d_ago[1] == 62.5
+    sparse = compute(facts, [NOW], refs, OBSERVED)
+    assert sparse.row(0)["days_since_login"] == 30
+    assert sparse.row(0)["days_since_contact"] == 2
+    assert set(sparse.row(2).values()) == {None}
+    assert sparse.row(3)["days_since_login"] == 5
+
+
+async def test_history_tells_since_when_a_value_stands(engine: AsyncEngine) -> None:
+    await store(engine)
+    async with engine.connect() as conn:
+        facts = await facts_door.read(conn, ["acme"], now=NOW, history=True)
+    assert facts.known_from["plan"][0] == to_us(ago(40))
+    assert facts.known_from["mrr"][0] == NEVER
+    plan = compute(facts, [ago(41), ago(40), NOW], [SignalRef("plan")], OBSERVED).columns["plan"][0]
+    assert plan.tolist() == [None, "pro", "pro"]
+
+
+async def test_nothing_stored_and_nothing_asked(engine: AsyncEngine) -> None:
+    async with engine.connect() as conn:
+        empty = await facts_door.read(conn, [], now=NOW)
+        unknown = await facts_door.read(conn, ["x"], now=NOW)
+    assert len(empty) == 0
+    assert unknown.events.shape == (1, facts_door.DEFAULT_DAYS)
+    assert np.isnan(unknown.score_28d_ago[0])
+
+
+async def test_a_naive_now_is_refused(engine: AsyncEngine) -> None:
+    async with engine.connect() as conn:
+        with pytest.raises(ValueError, match="no time zone"):
+            await facts_door.read(conn, ["x"], now=datetime(2025, 1, 1))  # noqa: DTZ001 - what it refuses
