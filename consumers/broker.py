@@ -14,6 +14,7 @@ Traps of aiokafka 0.14 that this module keeps away from its callers:
 - An exception out of `getmany` loses the records that the same call had taken from other partitions: they are read
   again.
 - Exceptions in rebalance callbacks are swallowed: the hooks only set state, and correctness never rests on them.
+- Its background tasks can end on an error of their own, and the consumer is dead from then on: it is made anew.
 """
 
 import asyncio
@@ -28,7 +29,6 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     IllegalStateError,
-    IncompatibleBrokerVersion,
     KafkaError,
     MessageSizeTooLargeError,
     NoOffsetForPartitionError,
@@ -48,7 +48,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_SECONDS = 5.0
 # A member silent for this long loses its partitions; a killed consumer's work resumes elsewhere after it.
 SESSION_TIMEOUT_MS = 10_000
-HEARTBEAT_INTERVAL_MS = 3_000
+HEARTBEATS_PER_SESSION = 3
+# The leader of a group waits this long before it hands out partitions. librdkafka's mock broker refuses followers that
+# ask for theirs after the leader has spoken; to Apache Kafka it makes no difference.
+LEADER_PAUSE_SECONDS = 0.05
 PRODUCER_BATCH_BYTES = 64 * 1024
 RECORD_MAX_BYTES = 1024 * 1024
 # A producer that failed this often in a row may be stuck rather than waiting: a new one is made.
@@ -92,7 +95,7 @@ class TopicMissing(BrokerError):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One record as stored. `timestamp_ms`: epoch milliseconds by the producer's clock, unless the topic is set otherwise."""
+    """One record as stored. `timestamp_ms`: epoch milliseconds, by default of the producer's clock."""
 
     topic: str
     partition: int
@@ -242,9 +245,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         on_assigned: Hook | None = None,
         on_revoked: Hook | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        session_timeout_ms: int = SESSION_TIMEOUT_MS,
     ) -> None:
         self._bootstrap = bootstrap
         self._topics = tuple(topics)
+        self._session_timeout_ms = session_timeout_ms
         self._group = group
         self._client_id = client_id
         self._instance_id = instance_id
@@ -255,6 +260,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._next: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._generation = 0
+        self._broken: Exception | None = None
 
     async def start(self) -> None:
         """Connects and asks to join; partitions come through `on_assigned`. Raises BrokerUnavailable, TopicMissing."""
@@ -266,8 +272,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="none",
             partition_assignment_strategy=(RangePartitionAssignor,),
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            session_timeout_ms=self._session_timeout_ms,
+            heartbeat_interval_ms=self._session_timeout_ms // HEARTBEATS_PER_SESSION,
             request_timeout_ms=int(self._timeout * 1000),
         )
         try:
@@ -275,6 +281,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 await consumer.start()
                 # Looked up before subscribing, because a subscription to a missing topic waits in silence.
                 self._require_topics(await consumer.topics())
+            _pause_leader(consumer)
             consumer.subscribe(self._topics, listener=self)
         except BaseException:
             await _stop(consumer)
@@ -333,7 +340,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         Raises OffsetOutOfRange (that partition is then paused), BrokerError when reading cannot go on.
         Empty answers are all one sees of a broker that is away: judge by `end_offsets` and progress.
         """
-        self._check_alive()
+        if self._broken is not None:
+            await self._begin_anew()
         try:
             async with asyncio.timeout(timeout + GETMANY_GRACE_SECONDS):
                 fetched = await self._client.getmany(timeout_ms=int(timeout * 1000), max_records=max_records)
@@ -352,8 +360,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             raise OffsetOutOfRange(lost.topic, lost.partition, offset) from error
         except KafkaError as error:
             self._rewind()
+            # A bare KafkaError is what aiokafka's background tasks leave behind when they end.
+            if type(error) is KafkaError:
+                self._broken = error
+                return {}
             kind = BrokerUnavailable if error.retriable else BrokerError
             raise kind(f"reading {', '.join(self._topics)}: {type(error).__name__}: {error}") from error
+        if not fetched and self._fetcher_ended():
+            self._broken = BrokerError("aiokafka's fetcher has ended")
         return self._deliver(fetched)
 
     async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
@@ -442,17 +456,37 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             found = await getattr(self._client, method)(wanted)
         return {(held.topic, held.partition): offset for held, offset in found.items()}
 
-    def _check_alive(self) -> None:
-        """aiokafka's fetcher can end on an error of its own, after which getmany would be silent for ever."""
+    def _fetcher_ended(self) -> bool:
         fetcher = getattr(self._client, "_fetcher", None)
-        if fetcher is not None and fetcher.error_future.done():
-            raise BrokerError("aiokafka's fetcher has ended: start a new consumer")
+        return fetcher is not None and bool(fetcher.error_future.done())
+
+    async def _begin_anew(self) -> None:
+        """Raises BrokerUnavailable; the next call tries again."""
+        if self._consumer is not None:
+            logger.warning("joining group %s anew: %s", self._group, self._broken)
+            lost = self._consumer.assignment()
+            consumer, self._consumer = self._consumer, None
+            await _stop(consumer)
+            self.on_partitions_revoked(lost)
+        await self.start()
+        self._broken = None
 
     @property
     def _client(self) -> AIOKafkaConsumer:
         if self._consumer is None:
             raise BrokerError("the consumer is not started")
         return self._consumer
+
+
+def _pause_leader(consumer: AIOKafkaConsumer) -> None:
+    coordinator = consumer._coordinator
+    perform_assignment = coordinator._perform_assignment
+
+    async def paused(response: Any) -> Any:
+        await asyncio.sleep(LEADER_PAUSE_SECONDS)
+        return await perform_assignment(response)
+
+    coordinator._perform_assignment = paused
 
 
 async def read_cluster_id(bootstrap: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> str | None:
@@ -489,15 +523,11 @@ async def ensure_topics(
 
 async def _create(admin: AIOKafkaAdminClient, new: list[NewTopic], timeout_seconds: float) -> None:
     names = ", ".join(topic.name for topic in new)
-    try:
-        async with _bounded(timeout_seconds, f"create {names}"):
-            answer = await admin.create_topics(new)
-    except BrokerUnavailable as error:
-        if isinstance(error.__cause__, IncompatibleBrokerVersion):
-            raise TopicMissing(
-                f"no topic {names}, and this broker cannot make topics on request: make it there"
-            ) from error
-        raise
+    if admin._client.cluster.controller is None:
+        # Only the mock broker has none; aiokafka would trip over it.
+        raise TopicMissing(f"no topic {names}, and this broker makes none on request: give it the topic at its start")
+    async with _bounded(timeout_seconds, f"create {names}"):
+        answer = await admin.create_topics(new)
     for topic, code, *message in answer.topic_errors:
         # Another process may have been quicker.
         if code not in (0, TopicAlreadyExistsError.errno):

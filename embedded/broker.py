@@ -9,6 +9,8 @@ It speaks the Kafka protocol to ordinary clients (groups, idempotent producers, 
 - The cluster id in its metadata is a memory address (`mockCluster…`): it may be the same after a restart. What does
   tell one log from the next is `EmbeddedBroker.incarnation`, drawn at random at each start and handed to the consumers
   (setting `KIZASHI_BROKER_INCARNATION`), which begin anew when it differs from the one they stored.
+- A rebalance of a group that has members takes their session time-out less one second, and a member that asks for its
+  partitions after the leader has spoken is refused (`consumers.broker` sees to it that leaders wait).
 - A produce answer carries a made-up time (1234 ms); the time in the stored record is right.
 
 `confluent_kafka` has no Python call to create a topic in the mock cluster, so the child calls librdkafka's public C

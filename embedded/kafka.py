@@ -142,8 +142,10 @@ class EmbeddedKafka:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
+        # In a variable: a client that is collected takes its pending answers along.
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
         try:
-            AdminClient({"bootstrap.servers": self.bootstrap}).delete_topics([name])[name].result(timeout=30)
+            admin.delete_topics([name], operation_timeout=30)[name].result(timeout=30)
         except KafkaException as error:
             raise EmbeddedError(f"topic {name}: {error}") from error
 
@@ -231,6 +233,7 @@ def _properties(port: int, controller: int, log: Path) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",
         # After SIGKILL a new start must wait for the session of the old one to run out (default 9 s).
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
