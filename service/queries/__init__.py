@@ -5,10 +5,11 @@ cursors (the sort value and the id of the last row), never by OFFSET, so that a 
 and rows that arrive meanwhile shift nothing.
 """
 
-from service.queries.accounts import account, filters, freshness, person, portfolio, risk_list
+from service.queries.accounts import account, account_exists, filters, freshness, person, portfolio, risk_list
 from service.queries.activity import activity, score_history, timeline
-from service.queries.alerts import alert, alerts, dead_letter, dead_letters, deliveries
+from service.queries.alerts import alert, alerts, dead_letter, dead_letters, deliveries, delivery
 from service.queries.cursors import BadCursorError
+from service.queries.status import RulebookView, StatusView, people_list, rulebook, status
 from service.queries.types import (
     MAX_LIMIT,
     AccountDetail,
@@ -73,23 +74,30 @@ __all__ = [
     "RiskPage",
     "RiskSort",
     "RuleChoice",
+    "RulebookView",
     "ScorePoint",
+    "StatusView",
     "Stream",
     "TimelineEntry",
     "TimelinePage",
     "Transition",
     "account",
+    "account_exists",
     "activity",
     "alert",
     "alerts",
     "dead_letter",
     "dead_letters",
     "deliveries",
+    "delivery",
     "filters",
     "freshness",
+    "people_list",
     "person",
     "portfolio",
     "risk_list",
+    "rulebook",
     "score_history",
+    "status",
     "timeline",
 ]

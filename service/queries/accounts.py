@@ -313,6 +313,13 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
     )
 
 
+async def account_exists(conn: AsyncConnection, account_id: str) -> bool:
+    """Whether anything is known of it."""
+    known = select(accounts.c.account_id).where(accounts.c.account_id == account_id)
+    listed = select(health.c.account_id).where(health.c.account_id == account_id)
+    return bool(await conn.scalar(select(or_(exists(known), exists(listed)))))
+
+
 def _attribute(register: Mapping[str, Any]) -> Attribute:
     return Attribute(value=register["v"], since=datetime.fromtimestamp(register["t"] / 1_000_000, UTC))
 

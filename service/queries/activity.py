@@ -174,8 +174,8 @@ def _day_entry(
 
 
 async def _latest_times(conn: AsyncConnection, account_id: str, since: date) -> dict[tuple[str, date], datetime]:
-    """The latest known times of days. Facts keep an account's last login and last activity, and each user's last activity
-    per month: enough for the newest day of each, not for every day."""
+    """The latest known times of days. Facts keep an account's last login and last activity, and each user's last
+    activity per month: enough for the newest day of each, not for every day."""
     found: dict[tuple[str, date], datetime] = {}
     last = (
         await conn.execute(
@@ -222,8 +222,8 @@ async def score_history(conn: AsyncConnection, account_id: str, days: int, now: 
 
 
 async def activity(conn: AsyncConnection, account_ids: Sequence[str], days: int, now: datetime) -> dict[str, Activity]:
-    """Logins and events per UTC day over the last `days` days with today, for each of `account_ids`; zeros where nothing
-    is known."""
+    """Logins and events per UTC day over the last `days` days with today, for each of `account_ids`; zeros where
+    nothing is known."""
     end = now.astimezone(UTC).date()
     start = end - timedelta(days=days - 1)
     logins = {account_id: [0] * days for account_id in account_ids}

@@ -157,6 +157,11 @@ async def deliveries(conn: AsyncConnection, where: DeliveryFilter, cursor: str |
     return DeliveryPage(items=await _with_attempts(conn, page), next_cursor=following)
 
 
+async def delivery(conn: AsyncConnection, delivery_id: UUID) -> DeliveryItem | None:
+    rows = (await conn.execute(_delivery_query().where(deliveries_table.c.delivery_id == delivery_id))).all()
+    return next(iter(await _with_attempts(conn, rows)), None)
+
+
 def _delivery_query() -> Select[Any]:
     return select(
         deliveries_table,

@@ -1,0 +1,117 @@
+"""For orchestrators and Prometheus: alive, ready, metrics. No key: they say nothing of customers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from alembic.script import ScriptDirectory
+from fastapi import APIRouter
+from sqlalchemy import text
+from starlette.responses import Response
+
+from consumers.broker import BrokerError
+from service import metrics, queries
+from service.api.common import DepsDep, encode
+from service.api.schemas import REF, answers
+from service.db import alembic_config
+from service.deps import Deps
+from service.errors import database_is_away
+from service.metrics import Report
+from service.queries import Freshness
+
+router = APIRouter(tags=["operations"])
+
+CHECK_SECONDS = 2.0
+HELD_SECONDS = 1.0
+
+
+def _responses(meaning: str) -> dict[int | str, dict[str, object]]:
+    ok = answers(Report, meaning)[200]
+    schema = {"schema": {"$ref": REF.format(name=Report.__name__)}}
+    return {200: ok, 503: {"description": "Not so; `checks` say why", "content": {"application/json": schema}}}
+
+
+def _reported(report: Report) -> Response:
+    return Response(
+        encode(report),
+        status_code=200 if report.ok else 503,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@router.get("/livez", summary="Is the process alive", responses={200: _responses("It answers")[200]})
+async def livez() -> Response:
+    """Nothing but this process: a database that is away is no reason to kill it."""
+    return _reported(Report(ok=True))
+
+
+@router.get("/readyz", summary="Should it get traffic", responses=_responses("It can answer"))
+async def readyz(deps: DepsDep) -> Response:
+    """The database must answer and have the schema of this release. Broker and consumers are stated, but do not decide:
+    without them the lists are still served, and events are refused with 503 one by one."""
+    database, broker = await asyncio.gather(_database(deps), _broker(deps))
+    ready, checks = database
+    return _reported(Report(ok=ready, checks={**checks, "broker": broker}))
+
+
+async def _database(deps: Deps) -> tuple[bool, dict[str, str]]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS), deps.engine.connect() as conn:
+            if await conn.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+                return False, {"database": "ok", "migrations": "none applied: run `kizashi migrate`"}
+            found = await conn.scalar(text("SELECT version_num FROM alembic_version"))
+            wanted = _head(deps)
+            if found != wanted:
+                told = f"at {found}, this release needs {wanted}: run `kizashi migrate`"
+                return False, {"database": "ok", "migrations": told}
+            fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
+    except Exception as error:
+        if not database_is_away(error):
+            raise
+        return False, {"database": f"does not answer ({type(error).__name__})"}
+    return True, {"database": "ok", "migrations": f"at {wanted}", "consumers": _consumers(fresh)}
+
+
+def _head(deps: Deps) -> str | None:
+    config = alembic_config(deps.settings.database_url.get_secret_value())
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
+def _consumers(fresh: Freshness) -> str:
+    if fresh.stopped:
+        return f"stopped partitions: {'; '.join(fresh.stopped)}"
+    return "have not reported yet" if fresh.as_of is None else f"complete through {fresh.as_of.isoformat()}"
+
+
+async def _broker(deps: Deps) -> str:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            count = await deps.producer.partition_count(deps.topic)
+    except TimeoutError:
+        return "does not answer"
+    except BrokerError as error:
+        return f"does not answer ({type(error).__name__})"
+    return f"ok, {deps.topic} has {count} partitions"
+
+
+METRICS_ANSWER = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get("/metrics", summary="Metrics of all roles", responses={200: METRICS_ANSWER}, response_class=Response)
+async def show_metrics(deps: DepsDep) -> Response:
+    """One exposition for the whole service; the label `role` tells the processes apart."""
+    await _update_held(deps)
+    body = await metrics.exposition(metrics.parse_peers(deps.settings.metrics_peers))
+    return Response(body, media_type=metrics.CONTENT_TYPE_LATEST)
+
+
+async def _update_held(deps: Deps) -> None:
+    try:
+        async with asyncio.timeout(HELD_SECONDS), deps.engine.connect() as conn:
+            fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
+    except Exception as error:
+        if not database_is_away(error):
+            raise
+        return  # metrics are most wanted when the database is away; the gauge keeps its last value
+    metrics.DATA_HELD.set(fresh.held_since is not None)

@@ -1,0 +1,63 @@
+"""What is running: the rulebook, the signals it may speak of, and how far the data has come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from health.catalogue import SIGNALS
+from service import metrics, queries
+from service.api.common import DepsDep, ReadKey, answer
+from service.api.schemas import answers
+from service.queries import RulebookView, StatusView
+
+router = APIRouter(prefix="/api/v1", tags=["rules and status"])
+
+
+class SignalView(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal: a named measure of an account that rules and scorecards may use."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: dict[str, str]
+    needs: tuple[str, ...]
+    absence: bool
+    parameter: str | None
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True):
+    """The catalogue."""
+
+    items: list[SignalView]
+
+
+@router.get("/rules", summary="The running rulebook", responses=answers(RulebookView, "As the evaluator runs it"))
+async def show_rules(deps: DepsDep, _: ReadKey) -> Response:
+    """With the version of each rule and when its condition went live: what began before that is pre-existing."""
+    async with deps.reading() as conn:
+        return answer(await queries.rulebook(conn))
+
+
+@router.get("/signals", summary="The signals", responses=answers(Signals, "The catalogue"))
+async def show_signals(_: ReadKey) -> Response:
+    """What rules and scorecards may speak of. `absence`: it is only believed for time that was observed."""
+    items = [_signal(signal) for signal in SIGNALS.values()]
+    return answer(Signals(items=items))
+
+
+def _signal(signal: Any) -> SignalView:
+    values = {name: getattr(signal, name) for name in SignalView.__struct_fields__}
+    return SignalView(**{**values, "meaning": dict(signal.meaning)})
+
+
+@router.get("/status", summary="How far the data has come", responses=answers(StatusView, "Progress and backlogs"))
+async def show_status(deps: DepsDep, _: ReadKey) -> Response:
+    """Partitions, sources, gaps and imports; what waits for evaluation and for delivery; whether absence is held."""
+    async with deps.reading() as conn:
+        status = await queries.status(conn, deps.clock(), stream=deps.stream)
+    metrics.DATA_HELD.set(status.held_since is not None)
+    return answer(status)

@@ -1,0 +1,133 @@
+"""The one place where the API is put together. Tests call `create_app` with parts of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from consumers.broker import BrokerError
+from consumers.events import json_schema
+from service import board
+from service.api import accounts, alerts, deliveries, events, keys, ops, people, reference, rules
+from service.api.schemas import openapi
+from service.deps import Deps
+from service.errors import as_problem, respond
+from service.middleware import BodyGuard, LastResort, RequestContext, SecurityHeaders
+from service.queries import BadCursorError
+
+log = structlog.get_logger("kizashi.api")
+
+API_VERSION = "1"
+SUMMARY = "Explained churn-risk alerts from product events"
+DESCRIPTION = """\
+Every request under `/api/v1` carries `Authorization: Bearer kz_…`; a key has the scopes `ingest`, `read`, `write` or \
+several of them.
+
+Errors are RFC 9457 problems (`application/problem+json`): `type` is stable, `errors` names each field with its \
+problem and the remedy, `request_id` finds the request in the log. It is also in `X-Request-ID`, which callers may set.
+
+Lists are paged: give `next_cursor` back as `cursor` (on the timeline: `before`) until it is null. Pages are stable: \
+rows that arrive meanwhile shift nothing.
+
+Times are RFC 3339 with offset, answered in UTC. Money is in each account's own currency. Alerts are what the rules' \
+episodes are called when people read them; both have the same id."""
+
+TAGS = [
+    {"name": "events", "description": "Product events in"},
+    {"name": "accounts", "description": "Accounts at risk, and all that is known of one"},
+    {"name": "alerts", "description": "Alerts, and what people do with them"},
+    {"name": "deliveries", "description": "Messages to people"},
+    {"name": "dead letters", "description": "Records that could not be read"},
+    {"name": "people", "description": "Owners, managers, stand-ins"},
+    {"name": "keys", "description": "API keys"},
+    {"name": "rules and status", "description": "What is running and how far it has come"},
+    {"name": "operations", "description": "For orchestrators and Prometheus"},
+]
+
+ROUTERS = (
+    events.router,
+    accounts.router,
+    alerts.router,
+    deliveries.router,
+    people.router,
+    keys.router,
+    rules.router,
+    ops.router,
+    reference.router,
+)
+
+
+def create_app(deps: Deps) -> FastAPI:
+    """The API and the board over `deps`, which the app closes when it ends."""
+    app = FastAPI(
+        title="Kizashi",
+        version=API_VERSION,
+        summary=SUMMARY,
+        openapi_tags=TAGS,
+        openapi_url="/openapi.json",
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        middleware=[
+            Middleware(RequestContext),
+            Middleware(SecurityHeaders),
+            Middleware(LastResort),
+            Middleware(BodyGuard, max_bytes=deps.settings.body_max_bytes),
+        ],
+        exception_handlers={
+            HTTPException: _refuse,
+            RequestValidationError: _refuse,
+            BadCursorError: _refuse,
+        },
+    )
+    app.state.deps = deps
+    for router in ROUTERS:
+        app.include_router(router)
+    app.include_router(board.router(deps))
+    app.openapi = _described(app)  # type: ignore[method-assign]
+    return app
+
+
+def _described(app: FastAPI) -> Any:
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi(app, DESCRIPTION, json_schema())
+        return app.openapi_schema
+
+    return described
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return respond(request, as_problem(error))
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    deps: Deps = app.state.deps
+    connecting = asyncio.create_task(_connect(deps))
+    try:
+        yield
+    finally:
+        connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connecting
+        await deps.close()
+
+
+async def _connect(deps: Deps) -> None:
+    """Before the first event asks for it; an absent broker keeps nobody from reading."""
+    try:
+        await deps.producer.start()
+    except BrokerError as error:
+        log.warning("the broker does not answer yet; events are refused until it does", error=str(error))
