@@ -1,0 +1,111 @@
+"""The volume guard's decisions: does a source send as much as it usually does, and did a gap's data come later.
+Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from health.columns import Bools, Floats, Ints
+from health.instants import HOUR, to_us
+
+ENOUGH_EXPECTED = 30.0
+LONGEST_WINDOW_HOURS = 24
+HELD_BELOW = 0.10
+REFILLED_FROM = 0.50
+WEEKS = 4
+WEEKS_BACK = 8
+"""How far to go back for four weeks that were observed: an outage of weeks must not become what is usual."""
+FEWEST_WEEKS = 2
+WEEK_HOURS = 7 * 24
+HISTORY_HOURS = (WEEKS_BACK + 1) * WEEK_HOURS
+
+
+@dataclass(frozen=True, kw_only=True)
+class HourCounts:
+    """Events of one source per UTC hour, the last being the hour of now. (H,).
+
+    ``usable`` marks hours that may count as usual: observed, and not before the source's first event.
+    """
+
+    seen: Floats
+    usable: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """``judged`` is false when too little is expected, or too little is known, to tell; then nothing is held."""
+
+    held: bool
+    judged: bool
+    expected: float
+    seen: float
+    window_hours: int
+    reason: str
+
+
+def judge_volume(counts: HourCounts, now: datetime) -> Verdict:
+    """Whether a source has fallen silent.
+
+    Compares with the median of the same hours of the four latest observed weeks, over the current hour so far and at
+    least one full hour before it, grown back until ``ENOUGH_EXPECTED`` events are expected, at most a day.
+    """
+    size = len(counts.seen)
+    weight = np.ones(size)
+    weight[-1] = (to_us(now) % HOUR) / HOUR
+    expected = None
+    window = 2
+    for window in range(2, LONGEST_WINDOW_HOURS + 2):
+        hours = np.arange(size - window, size)
+        expected = usual(counts, hours, weight[hours])
+        if expected is None or expected >= ENOUGH_EXPECTED:
+            break
+    seen = float(counts.seen[size - window :].sum())
+    if expected is None or expected < ENOUGH_EXPECTED:
+        few = f"only {expected or 0:.0f} events are expected"
+        reason = "fewer than two past weeks are known" if expected is None else few
+        return Verdict(
+            held=False, judged=False, expected=expected or 0.0, seen=seen, window_hours=window - 1, reason=reason
+        )
+    held = seen < HELD_BELOW * expected
+    reason = f"{seen:.0f} events in the last {window - 1} hours, where {expected:.0f} are usual"
+    return Verdict(held=held, judged=True, expected=expected, seen=seen, window_hours=window - 1, reason=reason)
+
+
+def judge_refill(counts: HourCounts, now: datetime, from_at: datetime, until_at: datetime) -> tuple[bool, str]:
+    """Whether the data of a gap that ended has come after all, with the reason.
+
+    It has when the full hours within the gap hold at least half of what is usual. A gap without a full hour is taken
+    for lost: nothing tells whether the little time between is complete.
+    """
+    size = len(counts.seen)
+    hour_of_now = to_us(now) // HOUR
+    first = -(-to_us(from_at) // HOUR) - hour_of_now + size - 1
+    last = to_us(until_at) // HOUR - hour_of_now + size - 1
+    hours = np.arange(max(first, 0), min(last, size))
+    expected = usual(counts, hours, np.ones(len(hours))) if len(hours) else None
+    if not expected:
+        return False, "what is usual for that time is not known"
+    seen = float(counts.seen[hours].sum())
+    words = f"{seen:.0f} events lie in the gap, where {expected:.0f} are usual"
+    return seen >= REFILLED_FROM * expected, words
+
+
+def usual(counts: HourCounts, hours: Ints, weight: Floats) -> float | None:
+    """The median over past weeks of the weighted sum over the same hours; None when too few weeks are known."""
+    sums: list[float] = []
+    for week in range(1, WEEKS_BACK + 1):
+        places = hours - week * WEEK_HOURS
+        if places[0] >= 0 and counts.usable[places].all():
+            sums.append(float((counts.seen[places] * weight).sum()))
+        if len(sums) == WEEKS:
+            break
+    return float(np.median(sums)) if len(sums) >= FEWEST_WEEKS else None
+
+
+def first_hour(now: datetime) -> datetime:
+    """The hour that the first of ``HISTORY_HOURS`` places of an ``HourCounts`` stands for."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    return hour - timedelta(hours=HISTORY_HOURS - 1)
