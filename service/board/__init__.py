@@ -1,0 +1,48 @@
+"""The board: server-rendered pages of the accounts at risk and their alerts, for people.
+
+It reads by ``service/queries``, acts by ``alerts/actions``, and works without JavaScript; htmx and uPlot improve it.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from service.board import actions, pages, signin
+from service.board.site import Board, View, endpoint
+from service.deps import Deps
+
+__all__ = ["router"]
+
+ONE_YEAR = "public, max-age=31536000, immutable"
+
+
+def router(deps: Deps) -> APIRouter:
+    """All of the board's routes, its static files included."""
+    board = Board(deps)
+    made = APIRouter(include_in_schema=False)
+
+    def add(path: str, view: View, *, method: str = "GET", public: bool = False) -> None:
+        made.add_route(path, endpoint(board, view, public=public), methods=[method], include_in_schema=False)
+
+    async def static(request: Request) -> Response:
+        asset = board.by_served_name.get(request.path_params["name"])
+        if asset is None:
+            return PlainTextResponse("not found", status_code=404)
+        headers = {"Cache-Control": ONE_YEAR, "X-Content-Type-Options": "nosniff"}
+        return Response(asset.body, media_type=asset.media_type, headers=headers)
+
+    made.add_route("/static/{name}", static, methods=["GET"], include_in_schema=False)
+    add("/", pages.accounts)
+    # Account ids are the customer's own and may contain slashes.
+    add("/accounts/{account_id:path}", pages.account)
+    add("/live/accounts/{account_id:path}", pages.account_live)
+    add("/alerts", pages.alerts)
+    add("/alerts/{episode_id}", pages.alert)
+    add("/alerts/{episode_id}/{action}", actions.alert_action, method="POST")
+    add("/signin", signin.show_signin, public=True)
+    add("/signin", signin.signin, method="POST", public=True)
+    add("/signout", signin.signout, method="POST")
+    add("/language/{language}", signin.choose_language, public=True)
+    return made

@@ -1,0 +1,317 @@
+"""The pages that are read: the accounts at risk, one account, the alerts, one alert."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.responses import Response
+
+from service import queries
+from service.board import formats, lines
+from service.board.forms import ALERT_TABS, AlertForm, RiskForm
+from service.board.render import account_url
+from service.board.site import Refused, Visit
+from service.queries import Activity, AlertDetail, AlertItem, Choices, OpenAlert, Portfolio, RiskItem
+
+ROWS = 50
+SPARK_DAYS = 28
+COURSE_DAYS = 90
+TIMELINE_LINES = 30
+SNOOZE_DAYS = 7
+DONE = {
+    "acknowledge": "Acknowledged. Reminders stop.",
+    "snooze": "Snoozed. It comes back on the chosen day if it still holds.",
+    "resolve": "Resolved. Thank you for the outcome.",
+    "reopen": "Reopened.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    value: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A stretch of the portfolio's bar, in hundredths."""
+
+    band: str
+    accounts: int
+    x: float
+    width: float
+
+
+async def accounts(visit: Visit) -> Response:
+    """GET /"""
+    form = RiskForm.read(visit.request.query_params, visit.words)
+    deps, now = visit.board.deps, visit.page.now
+    async with deps.reading() as conn:
+        found = await queries.risk_list(conn, form.where, form.sort, form.cursor, ROWS, now, stream=deps.stream)
+        courses = await queries.activity(conn, [item.account_id for item in found.items], SPARK_DAYS, now)
+        portfolio = await queries.portfolio(conn)
+        choices = await queries.filters(conn)
+    return visit.show(
+        "accounts.html",
+        form=form,
+        fresh=found,
+        rows=[risk_row(visit, item, courses[item.account_id]) for item in found.items],
+        next_cursor=found.next_cursor,
+        portfolio=portfolio,
+        segments=segments(portfolio),
+        choices={
+            "owners": _owners(choices),
+            "rules": _rules(visit, choices),
+            "plans": [Option(value=p, label=p) for p in choices.plans],
+        },
+    )
+
+
+def segments(portfolio: Portfolio) -> list[Segment]:
+    """Worst first; bands without accounts are left out, but for the three that everybody looks for."""
+    counts = {"red": portfolio.red, "yellow": portfolio.yellow, "green": portfolio.green, "unknown": portfolio.unknown}
+    made: list[Segment] = []
+    x = 0.0
+    for band, count in counts.items():
+        width = 100 * count / portfolio.accounts if portfolio.accounts else 0.0
+        if count or band != "unknown":
+            made.append(Segment(band=band, accounts=count, x=round(x, 2), width=round(width, 2)))
+        x += width
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskRow:
+    item: RiskItem
+    top: OpenAlert | None
+    change: str
+    spark: formats.Sparkline
+    spark_label: str
+
+
+def risk_row(visit: Visit, item: RiskItem, course: Activity) -> RiskRow:
+    change = item.score_change_28d
+    return RiskRow(
+        item=item,
+        top=item.alerts[0] if item.alerts else None,
+        change=visit.words("{points} in 28 days", points=formats.signed(change)) if change and abs(change) >= 1 else "",
+        spark=formats.sparkline(course.events),
+        spark_label=lines.spark_label(course.events, visit.words),
+    )
+
+
+def _owners(choices: Choices) -> list[Option]:
+    return [
+        Option(value=owner.owner, label=f"{owner.name or owner.owner} ({owner.accounts})") for owner in choices.owners
+    ]
+
+
+def _rules(visit: Visit, choices: Choices) -> list[Option]:
+    rules = visit.board.rules
+    made = [
+        Option(value=rule.rule_id, label=f"{rules.title(rule.rule_id, visit.words)} ({rule.open_episodes})")
+        for rule in choices.rules
+    ]
+    return sorted(made, key=lambda option: option.label)
+
+
+async def account(visit: Visit) -> Response:
+    """GET /accounts/{account_id}"""
+    context = await _account_context(visit)
+    done = visit.request.query_params.get("done")
+    live_url = _live_url(visit, fingerprint(visit, context))
+    return visit.show(
+        "account.html", done=visit.words(DONE[done]) if done in DONE else None, live_url=live_url, **context
+    )
+
+
+async def account_live(visit: Visit) -> Response:
+    """GET /live/accounts/{account_id}: the page's changing part, or 204 when it is as the reader has it."""
+    context = await _account_context(visit)
+    mark = fingerprint(visit, context)
+    if visit.request.query_params.get("seen") == mark:
+        return Response(status_code=204)
+    return visit.show("account_live.html", live_url=_live_url(visit, mark), **context)
+
+
+def fingerprint(visit: Visit, context: Mapping[str, Any]) -> str:
+    """Of what a reader would see, so that a poll says nothing until something is different."""
+    return hashlib.sha256(visit.html("account_live.html", live_url="", **context).encode()).hexdigest()[:16]
+
+
+def _live_url(visit: Visit, mark: str) -> str:
+    query = {"seen": mark, "before": visit.request.query_params.get("before") or ""}
+    own = account_url(visit.request.path_params["account_id"])
+    return f"/live{own}?{urlencode({name: value for name, value in query.items() if value})}"
+
+
+async def _account_context(visit: Visit) -> dict[str, Any]:
+    account_id = visit.request.path_params["account_id"]
+    before = visit.request.query_params.get("before") or None
+    deps, now, words = visit.board.deps, visit.page.now, visit.words
+    if "\0" in account_id:
+        raise _no_account(visit)
+    async with deps.reading() as conn:
+        found = await queries.account(conn, account_id, now, stream=deps.stream)
+        if found is None:
+            raise _no_account(visit)
+        timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
+        scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
+        course = (await queries.activity(conn, [account_id], COURSE_DAYS, now))[account_id]
+    own = account_url(account_id)
+    return {
+        "account": found,
+        "alerts": [alert_entry(visit, alert) for alert in found.alerts],
+        "why": lines.why(found.contributions, found.score, found.band, words),
+        "signals": lines.signal_lines(found.signals, words),
+        "scores": scores,
+        "days": day_rows(course),
+        "timeline": [lines.timeline_line(entry, words) for entry in timeline.items],
+        "older_url": f"{own}?{urlencode({'before': timeline.next_cursor})}" if timeline.next_cursor else None,
+        "newest_url": own if before else None,
+    }
+
+
+def _no_account(visit: Visit) -> Refused:
+    return Refused(
+        404, visit.words("No such account"), visit.words("Nothing has been heard of it here. Check the address.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayRow:
+    day: date
+    events: int
+    logins: int
+
+
+def day_rows(course: Activity) -> list[DayRow]:
+    return [
+        DayRow(day=course.start + timedelta(days=place), events=events, logins=logins)
+        for place, (events, logins) in enumerate(zip(course.events, course.logins, strict=True))
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertEntry:
+    """An alert in a list. ``ending`` says how a closed one ended."""
+
+    alert: AlertItem
+    title: str
+    suggestion: str
+    ending: str
+
+
+def alert_entry(visit: Visit, alert: AlertItem) -> AlertEntry:
+    words = visit.words
+    ending = (
+        formats.OUTCOMES[alert.outcome] if alert.outcome in formats.OUTCOMES else lines.ENDINGS.get(alert.state, "")
+    )
+    return AlertEntry(
+        alert=alert,
+        title=visit.board.rules.title(alert.rule_id, words),
+        suggestion=visit.board.rules.suggestion(alert.rule_id, words),
+        ending=words(ending) if ending else "",
+    )
+
+
+async def alerts(visit: Visit) -> Response:
+    """GET /alerts"""
+    words, deps = visit.words, visit.board.deps
+    form = AlertForm.read(visit.request.query_params)
+    async with deps.reading() as conn:
+        found = await queries.alerts(conn, form.where, form.cursor, ROWS)
+        choices = await queries.filters(conn)
+        fresh = await queries.freshness(conn, visit.page.now, stream=deps.stream)
+    done = visit.request.query_params.get("done")
+    title, text = _nothing(visit, form)
+    return visit.show(
+        "alerts.html",
+        form=form,
+        fresh=fresh,
+        tabs=[(code, words(label)) for code, label in ALERT_TABS.items()],
+        rows=[alert_entry(visit, alert) for alert in found.items],
+        next_cursor=found.next_cursor,
+        selects=[
+            ("owner", words("Owner"), form.owner, _owners(choices)),
+            ("rule", words("Rule"), form.rule, _rules(visit, choices)),
+        ],
+        done=words(DONE[done]) if done in DONE else None,
+        empty_title=title,
+        empty_text=text,
+    )
+
+
+def _nothing(visit: Visit, form: AlertForm) -> tuple[str, str]:
+    words = visit.words
+    if form.owner or form.rule or form.account:
+        return words("No alert matches"), words("Loosen a filter to see more.")
+    if form.state == "snoozed":
+        return words("Nothing is snoozed"), words("Snoozed alerts wait here until their day.")
+    if form.state == "closed":
+        return words("No closed alerts yet"), words("Resolved and withdrawn alerts are kept here with their outcome.")
+    return words("No open alerts"), words("Nothing asks for your attention right now.")
+
+
+async def alert(visit: Visit) -> Response:
+    """GET /alerts/{episode_id}"""
+    done = visit.request.query_params.get("done")
+    return await show_alert(visit, done=visit.words(DONE[done]) if done in DONE else None)
+
+
+def episode_id_of(visit: Visit) -> UUID:
+    try:
+        return UUID(visit.request.path_params["episode_id"])
+    except ValueError:
+        raise no_alert(visit) from None
+
+
+def no_alert(visit: Visit) -> Refused:
+    return Refused(404, visit.words("No such alert"), visit.words("It may have been removed with its account."))
+
+
+async def show_alert(
+    visit: Visit,
+    *,
+    status: int = 200,
+    done: str | None = None,
+    problem: str | None = None,
+    sent: Mapping[str, str] | None = None,
+) -> Response:
+    """The page of one alert; after a refused action with the ``problem`` and what was ``sent``."""
+    async with visit.board.deps.reading() as conn:
+        detail = await queries.alert(conn, episode_id_of(visit))
+    if detail is None:
+        raise no_alert(visit)
+    return visit.show(
+        "alert.html",
+        status=status,
+        done=done,
+        problem=problem,
+        sent={"action": "", "reason": "", "outcome": "", "until": "", **(sent or {})},
+        **_alert_context(visit, detail),
+    )
+
+
+def _alert_context(visit: Visit, detail: AlertDetail) -> dict[str, Any]:
+    words, alert, today = visit.words, detail.alert, visit.page.now.date()
+    rules = visit.board.rules
+    return {
+        "detail": detail,
+        "title": rules.title(alert.rule_id, words),
+        "suggestion": rules.suggestion(alert.rule_id, words),
+        "state": words(lines.STATES.get(alert.state, alert.state)),
+        "signals": lines.signal_lines(detail.signals, words),
+        "why": lines.why(detail.contributions, alert.score, None, words),
+        "steps": [lines.step(transition, words) for transition in detail.transitions],
+        "deliveries": [lines.delivery_line(delivery, words) for delivery in detail.deliveries],
+        "outcomes": [(code, words(label)) for code, label in formats.OUTCOMES.items()],
+        "tomorrow": (today + timedelta(days=1)).isoformat(),
+        "in_a_week": (today + timedelta(days=SNOOZE_DAYS)).isoformat(),
+    }

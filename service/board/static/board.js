@@ -1,0 +1,178 @@
+/* What the pages gain with JavaScript: charts drawn from their tables, polling that rests while unseen, focus after a swap.
+   Everything here is an improvement; without it each page still reads and acts. */
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  root.classList.add("js");
+  const language = root.lang || "en";
+  const plots = new Map();
+
+  // Charts
+
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const dayFormat = new Intl.DateTimeFormat(language, { month: "short", day: "numeric", timeZone: "UTC" });
+  const numberFormat = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+
+  function columnsOf(table) {
+    const rows = [...table.tBodies[0].rows];
+    const width = rows.length ? rows[0].querySelectorAll("[data-value]").length : 0;
+    const columns = [rows.map((row) => Date.parse(row.dataset.day + "T00:00:00Z") / 1000)];
+    for (let place = 0; place < width; place += 1) {
+      columns.push(rows.map((row) => {
+        const value = row.querySelectorAll("[data-value]")[place].dataset.value;
+        return value === "" ? null : Number(value);
+      }));
+    }
+    return columns;
+  }
+
+  function namesOf(table) {
+    return [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+  }
+
+  /* The bands' borders behind the score, so that a line has something to be read against. */
+  function drawBands(chart) {
+    const { ctx, bbox } = chart;
+    const stretches = [[0, 40, "--red-soft"], [40, 70, "--yellow-soft"], [70, 100, "--green-soft"]];
+    ctx.save();
+    for (const [from, to, name] of stretches) {
+      const top = chart.valToPos(to, "y", true);
+      ctx.fillStyle = colour(name);
+      ctx.fillRect(bbox.left, top, bbox.width, chart.valToPos(from, "y", true) - top);
+    }
+    ctx.restore();
+  }
+
+  function optionsOf(holder, names) {
+    const score = holder.dataset.plot === "score";
+    const axis = {
+      stroke: colour("--muted"), font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif",
+      grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
+    };
+    const shown = (_, value) => (value === null || value === undefined ? "–" : numberFormat.format(value));
+    const line = { label: names[1], value: shown, width: 2, stroke: colour("--accent"), points: { show: score ? undefined : false } };
+    const bars = {
+      label: names[1], value: shown, width: 0, fill: colour("--spark"), stroke: colour("--spark"), points: { show: false },
+      paths: window.uPlot.paths.bars({ size: [0.7, 24] }),
+    };
+    const logins = { label: names[2], value: shown, width: 2, stroke: colour("--red"), points: { show: false } };
+    return {
+      width: holder.clientWidth - 24,
+      height: 190,
+      tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+      cursor: { y: false, drag: { x: false, y: false } },
+      scales: { y: { range: score ? [0, 100] : (_, low, high) => [0, Math.max(high, 4) * 1.05] } },
+      axes: [
+        { ...axis, grid: { show: false }, space: 70, values: (_, splits) => splits.map((s) => dayFormat.format(new Date(s * 1000))) },
+        { ...axis, size: 44, values: (_, splits) => splits.map((s) => numberFormat.format(s)) },
+      ],
+      series: [
+        { label: names[0], value: (_, seconds) => (seconds ? dayFormat.format(new Date(seconds * 1000)) : "–") },
+        ...(score ? [line] : [bars, logins]),
+      ],
+      hooks: score ? { drawClear: [drawBands] } : {},
+    };
+  }
+
+  function drawPlot(holder) {
+    const table = document.getElementById(holder.dataset.table);
+    if (!table || !window.uPlot) return;
+    const data = columnsOf(table);
+    const known = plots.get(holder);
+    if (known) {
+      known.setData(data);
+      return;
+    }
+    const names = namesOf(table);
+    holder.setAttribute("role", "img");
+    holder.setAttribute("aria-label", table.caption.textContent.trim());
+    const chart = new window.uPlot(optionsOf(holder, names), data, holder);
+    plots.set(holder, chart);
+    new ResizeObserver(() => {
+      if (holder.isConnected) chart.setSize({ width: holder.clientWidth - 24, height: 190 });
+    }).observe(holder);
+  }
+
+  function drawPlots() {
+    for (const [holder, chart] of plots) {
+      if (!holder.isConnected) {
+        chart.destroy();
+        plots.delete(holder);
+      }
+    }
+    document.querySelectorAll("[data-plot]").forEach(drawPlot);
+  }
+
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    for (const [holder, chart] of plots) {
+      chart.destroy();
+      plots.delete(holder);
+      holder.replaceChildren();
+    }
+    drawPlots();
+  });
+
+  // Times: hovering shows the reader's own clock
+
+  const clock = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+  function localiseTimes() {
+    document.querySelectorAll("time[datetime][title]").forEach((element) => {
+      const at = new Date(element.dateTime);
+      if (!Number.isNaN(at.getTime())) element.title = clock.format(at);
+    });
+  }
+
+  function settle() {
+    drawPlots();
+    localiseTimes();
+  }
+
+  // htmx
+
+  const contextOf = (event) => event.detail.ctx;
+  const isPoll = (context) => context.sourceElement.hasAttribute("data-poll");
+
+  document.addEventListener("htmx:config:request", (event) => {
+    const context = contextOf(event);
+    if (!context.sourceElement.hasAttribute("data-tidy")) return;
+    for (const [name, value] of [...context.request.body]) {
+      if (value === "") context.request.body.delete(name);
+    }
+  });
+
+  document.addEventListener("htmx:before:request", (event) => {
+    const context = contextOf(event);
+    if (!isPoll(context)) root.classList.add("htmx-busy");
+    else if (document.hidden) event.preventDefault();
+  });
+
+  document.addEventListener("htmx:finally:request", () => root.classList.remove("htmx-busy"));
+
+  document.addEventListener("htmx:response:error", (event) => {
+    // A list that cannot be filtered: go there, so that the reason is read.
+    const context = contextOf(event);
+    if (context.sourceElement.hasAttribute("data-tidy")) window.location.assign(context.request.action);
+  });
+
+  document.addEventListener("htmx:after:request", (event) => {
+    const live = document.querySelector(".live");
+    if (live && isPoll(contextOf(event))) live.classList.remove("live-paused");
+  });
+
+  document.addEventListener("htmx:error", (event) => {
+    const live = document.querySelector(".live");
+    if (live && event.detail.ctx && isPoll(event.detail.ctx)) live.classList.add("live-paused");
+  });
+
+  document.addEventListener("htmx:after:swap", (event) => {
+    settle();
+    const context = contextOf(event);
+    if (!context || isPoll(context)) return;
+    const wanted = document.querySelector("[data-focus]");
+    if (wanted) wanted.focus();
+  });
+
+  settle();
+  document.querySelector("[data-focus]")?.focus();
+})();
