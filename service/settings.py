@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+EX_CONFIG = 78
+"""Exit status of a process that cannot run as configured: starting it again would not help."""
 
 
 class Settings(BaseSettings):
@@ -81,3 +84,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(default="json")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     board_open: bool = Field(default=False, description="Show the board without signing in (demo)")
+
+
+def load() -> Settings:
+    """The settings of this process. Ends it with a readable list when one is wrong; values are never shown."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  KIZASHI_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        print("Settings are wrong:\n" + "\n".join(lines), file=sys.stderr)
+        raise SystemExit(EX_CONFIG) from None

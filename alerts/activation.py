@@ -1,0 +1,50 @@
+"""When each rule's condition went live: what began before that is pre-existing.
+
+A rule whose condition did not change keeps its date over rewording; a changed condition, or a rule that was retired, starts
+anew. Every rulebook that ever ran is kept by its content hash, so that an alert can be explained years later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from alerts.tables import rule_activations, rulebooks
+
+
+async def activate(
+    conn: AsyncConnection, version: str, content: Mapping[str, Any], rule_versions: Mapping[str, str], now: datetime
+) -> tuple[dict[str, datetime], bool]:
+    """Records the rulebook that runs now. Returns when each of its rules went live, and whether it differs from the last one.
+
+    Several evaluators may do so at once: the rows decide, whoever comes first.
+    """
+    last = await conn.scalar(select(rulebooks.c.version).order_by(rulebooks.c.loaded_at.desc()).limit(1))
+    if last != version:
+        book = insert(rulebooks).values(version=version, content=dict(content), loaded_at=now)
+        await conn.execute(book.on_conflict_do_update(index_elements=["version"], set_={"loaded_at": now}))
+    known = {row.rule_id: row for row in await conn.execute(select(rule_activations).with_for_update())}
+    for rule_id, rule_version in sorted(rule_versions.items()):
+        row = known.get(rule_id)
+        if row is None or row.rule_version != rule_version or row.retired_at is not None:
+            await _go_live(conn, rule_id, rule_version, now)
+    retired = [rule_id for rule_id, row in known.items() if rule_id not in rule_versions and row.retired_at is None]
+    if retired:
+        gone = update(rule_activations).where(rule_activations.c.rule_id.in_(retired))
+        await conn.execute(gone.values(retired_at=now))
+    rows = await conn.execute(select(rule_activations).where(rule_activations.c.rule_id.in_(list(rule_versions))))
+    return {row.rule_id: row.activated_at for row in rows}, last != version
+
+
+async def _go_live(conn: AsyncConnection, rule_id: str, rule_version: str, now: datetime) -> None:
+    values = {"rule_version": rule_version, "activated_at": now, "retired_at": None}
+    statement = insert(rule_activations).values(rule_id=rule_id, **values)
+    differs = (rule_activations.c.rule_version != rule_version) | rule_activations.c.retired_at.is_not(None)
+    await conn.execute(
+        statement.on_conflict_do_update(index_elements=["rule_id"], set_=values, where=differs)
+    )

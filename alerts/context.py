@@ -1,0 +1,141 @@
+"""What an evaluation needs besides the facts: rulebook and activations, scorecards, people, channels, what was observed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import structlog
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from alerts.activation import activate
+from alerts.doors import EVERYBODY
+from alerts.people import read_people
+from alerts.routing import Channels, Person
+from alerts.rules import RuleBook, RuleWatcher
+from health import observed as observing
+from health import scorecards
+from health.catalogue import SIGNALS, SignalRef
+from health.gaps import Observed
+from health.scorecards import Scorecards
+from health.tables import touched
+
+log = structlog.get_logger("kizashi.evaluator")
+
+Progress = Callable[[AsyncConnection], Awaitable[datetime | None]]
+"""Through when every partition is applied; None when some partition has never said so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Fixed for one batch."""
+
+    rulebook: RuleBook
+    scorecards: Scorecards
+    activated_at: Mapping[str, datetime]
+    people: Mapping[str, Person]
+    channels: Channels
+    observed: Observed
+    public_url: str
+
+    @cached_property
+    def refs(self) -> frozenset[SignalRef]:
+        """Every signal in use."""
+        return self.rulebook.refs | self.scorecards.refs
+
+
+class ContextSource:
+    """Hands out the context. ``refresh`` re-reads what changes rarely, ``read`` what each batch must know afresh.
+
+    Rule and scorecard files are watched; a bad file leaves the running ones. A change re-evaluates everybody through the
+    everyone-marker, page by page.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        rules_dir: Path,
+        *,
+        channels: Channels,
+        public_url: str,
+        progress: Progress,
+        every: timedelta = timedelta(seconds=2),
+        guard_every: timedelta = timedelta(seconds=60),
+    ) -> None:
+        """Loads the files; raises RulebookError or ScorecardError: a service does not start on bad ones."""
+        self._engine = engine
+        self._channels = channels
+        self._public_url = public_url.rstrip("/")
+        self._progress = progress
+        self._every = every
+        self._guard_every = guard_every
+        self._watcher = RuleWatcher(rules_dir, SIGNALS)
+        self._cards_dir = rules_dir / "scorecards"
+        self._cards = scorecards.load(self._cards_dir)
+        self._problems: list[str] = []
+        self._version = ""
+        self._activated_at: Mapping[str, datetime] = {}
+        self._people: Mapping[str, Person] = {}
+        self._refreshed_at: datetime | None = None
+        self._guarded_at: datetime | None = None
+
+    async def refresh(self, now: datetime) -> None:
+        """Looks for changed files and people, records a new rulebook, and lets the volume guard judge, when it is time."""
+        if self._refreshed_at is not None and now < self._refreshed_at + self._every:
+            return
+        await asyncio.to_thread(self._reload)
+        async with self._engine.begin() as conn:
+            self._people = await read_people(conn)
+            version = f"{self._watcher.book.version}:{self._cards.version}"
+            if version != self._version:
+                await self._activate(conn, version, now)
+            if self._guarded_at is None or now >= self._guarded_at + self._guard_every:
+                await observing.guard(conn, now)
+                self._guarded_at = now
+        self._version = version
+        self._refreshed_at = now
+
+    async def read(self, conn: AsyncConnection, now: datetime) -> Context:
+        """The context of one batch, in its transaction: what was observed is read anew."""
+        routes = self._watcher.book.routes
+        channels = replace(
+            self._channels,
+            default_recipient=routes.default_recipient or self._channels.default_recipient,
+            default_language=routes.default_language,
+        )
+        return Context(
+            rulebook=self._watcher.book,
+            scorecards=self._cards,
+            activated_at=self._activated_at,
+            people=self._people,
+            channels=channels,
+            observed=await observing.read(conn, await self._progress(conn), now),
+            public_url=self._public_url,
+        )
+
+    def _reload(self) -> None:
+        problems: list[str] = []
+        if self._watcher.poll():
+            log.info("rules were reloaded", version=self._watcher.book.version[:12])
+        if self._watcher.error is not None:
+            problems.append(str(self._watcher.error))
+        try:
+            self._cards = scorecards.load(self._cards_dir)
+        except scorecards.ScorecardError as error:
+            problems.append(str(error))
+        if problems and problems != self._problems:
+            log.error("rules or scorecards are refused; the running ones stay", problem="\n".join(problems))
+        self._problems = problems
+
+    async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> None:
+        book = self._watcher.book
+        content = {**book.content, "scorecards": self._cards.version}
+        rule_versions = {rule.id: rule.version for rule in book.rules}
+        self._activated_at, changed = await activate(conn, version, content, rule_versions, now)
+        if changed:
+            await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))

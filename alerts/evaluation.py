@@ -1,0 +1,322 @@
+"""One evaluation of a batch of accounts, inside the caller's transaction and after their health rows are locked.
+
+facts → signals → score → rules → episodes → outbox. What is decided is pure (``health``, ``alerts/episodes.py``,
+``alerts/routing.py``); this module reads the facts, puts the decisions together and writes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from alerts import since, store
+from alerts.context import Context
+from alerts.episodes import Change, Episode, Observation, Policy, advance
+from alerts.health_row import write_health
+from alerts.outbox import enqueue
+from alerts.rules import Rule, evaluate_all
+from alerts.telling import snapshot, tell
+from health import facts as reading
+from health import scorecards, signals
+from health.columns import Facts
+from health.instants import from_us
+from health.scorecards import Scores
+from health.signals import SignalTable
+from health.tables import accounts, health
+
+GONE = frozenset({"ended", "paused"})
+"""Statuses in which an account leaves every rule that does not ask for the status itself."""
+
+SOONEST = timedelta(milliseconds=500)
+"""Never due again before this, so that a step that cannot be taken yet does not spin."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a batch came to, for the metrics."""
+
+    accounts: int = 0
+    transitions: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountRow:
+    """Of the account and its health row, what is not among the signals."""
+
+    version: int
+    last_event_at: datetime | None
+    last_activity_at: datetime | None
+    last_login_at: datetime | None
+    imported_until: datetime | None
+    evaluated_at: datetime | None
+    band: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Everything known of a batch at one instant. Arrays and lists are in the order of ``facts.account_ids``."""
+
+    now: datetime
+    context: Context
+    facts: Facts
+    rows: Sequence[AccountRow]
+    table: SignalTable
+    scores: Scores
+    oldest_event_at: datetime | None
+
+    def signals_of(self, place: int) -> dict[str, Any]:
+        return self.table.row(place)
+
+
+async def evaluate(
+    conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
+) -> Outcome:
+    """Evaluates accounts (sorted, locked) and writes all that follows from it."""
+    batch = await _read(conn, account_ids, context, oldest, now)
+    episodes = await store.newest_episodes(conn, account_ids)
+    verdicts = _verdicts(batch)
+    outcome = Outcome(accounts=len(account_ids))
+    due: list[datetime | None] = [None] * len(account_ids)
+    open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
+    deliveries = []
+    for rule, observations in _observations(batch, verdicts, episodes):
+        policy = Policy(
+            for_=rule.for_, renotify=rule.renotify, cooldown=rule.cooldown, notify_resolved=rule.notify_resolved
+        )
+        for place, seen in observations:
+            account_id = account_ids[place]
+            before = episodes.get((rule.id, account_id))
+            change = advance(rule.id, account_id, before, seen, policy, now)
+            after = change.episode if change else before
+            due[place] = _earliest(due[place], _timer(after, seen, policy, now))
+            if change is None:
+                continue
+            open_now[account_id] += after.open - (before is not None and before.open)  # type: ignore[union-attr]
+            if change.transition is not None:
+                outcome.transitions[(rule.id, change.transition.kind)] += 1
+            deliveries += await _carry_out(conn, batch, rule, place, before, change)
+    await _retire(conn, batch, episodes, outcome, open_now)
+    await enqueue(conn, deliveries)
+    await write_health(conn, batch, _due(batch, due), open_now)
+    return outcome
+
+
+async def _read(
+    conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
+) -> Batch:
+    # The version first: facts that arrive while we read are then newer than what we say we have evaluated.
+    rows = await _account_rows(conn, account_ids)
+    facts = await reading.read(conn, account_ids, now=now)
+    table = signals.compute(facts, [now], context.refs, context.observed)
+    scores = context.scorecards.score(table, facts, [row.band for row in rows])
+    _fill_in(table, facts, scores)
+    return Batch(
+        now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, oldest_event_at=oldest
+    )
+
+
+async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> list[AccountRow]:
+    query = (
+        select(
+            health.c.account_id,
+            health.c.evaluated_at,
+            health.c.band,
+            accounts.c.version,
+            accounts.c.last_event_at,
+            accounts.c.last_activity_at,
+            accounts.c.last_login_at,
+            accounts.c.imported_until,
+        )
+        .outerjoin_from(health, accounts, accounts.c.account_id == health.c.account_id)
+        .where(health.c.account_id.in_(account_ids))
+    )
+    found = {row.account_id: row for row in await conn.execute(query)}
+    return [
+        AccountRow(
+            version=row.version if row.version is not None else -1,
+            last_event_at=row.last_event_at,
+            last_activity_at=row.last_activity_at,
+            last_login_at=row.last_login_at,
+            imported_until=row.imported_until,
+            evaluated_at=row.evaluated_at,
+            band=row.band,
+        )
+        for row in (found[account_id] for account_id in account_ids)
+    ]
+
+
+def _fill_in(table: SignalTable, facts: Facts, scores: Scores) -> None:
+    """The signals that the scorecard makes."""
+    score = scores.score[:, None]
+    made: dict[str, npt.NDArray[Any]] = {
+        "score": score,
+        "score_change_28d": score - facts.score_28d_ago[:, None],
+        "band": np.array([[band] for band in scores.band], dtype=object),
+    }
+    table.columns.update({name: made[name] for name in made if name in table.columns})
+
+
+def _verdicts(batch: Batch) -> npt.NDArray[np.float64]:
+    """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave; while data is held, absence is not believed."""
+    rules = batch.context.rulebook.rules
+    columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
+    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(len(rules), -1)
+    gone = np.array([status in GONE for status in batch.facts.texts["status"]], dtype=np.bool_)
+    held = batch.context.observed.held_since(batch.now) is not None
+    for place, rule in enumerate(rules):
+        if not rule.names_status:
+            verdicts[place, gone] = 0.0
+        if rule.absence and held:
+            verdicts[place, verdicts[place] == 1.0] = np.nan
+    return verdicts
+
+
+def _observations(
+    batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]
+) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
+    """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
+    result = []
+    for number, rule in enumerate(batch.context.rulebook.rules):
+        known = {
+            place: episode
+            for place, account_id in enumerate(batch.facts.account_ids)
+            if (episode := episodes.get((rule.id, account_id))) is not None
+        }
+        holding = np.flatnonzero(verdicts[number] == 1.0).tolist()
+        began = _since(batch, rule, [place for place in holding if place not in known or not known[place].open])
+        denied = _disproved(batch, rule, [p for p in known if known[p].open and verdicts[number, p] == 0.0], known)
+        seen = [
+            (place, _observe(batch, rule, place, verdicts[number, place], began, known.get(place), place in denied))
+            for place in sorted(set(holding) | set(known))
+        ]
+        result.append((rule, seen))
+    return result
+
+
+def _observe(
+    batch: Batch, rule: Rule, place: int, verdict: float, began: Mapping[int, datetime], episode: Episode | None, denied: bool
+) -> Observation:
+    if math.isnan(verdict):
+        return Observation(holds=None, reason="unknown")
+    row = batch.signals_of(place)
+    if verdict == 0.0:
+        gone = not rule.names_status and batch.facts.texts["status"][place] in GONE
+        reason = f"the account is {batch.facts.texts['status'][place]}" if gone else _because(rule, row)
+        return Observation(holds=False, reason=reason, disproved=denied and not gone)
+    starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
+    return Observation(
+        holds=True,
+        reason=_because(rule, row),
+        severity=rule.severity_for(row),
+        since=began[place] if place in began else (episode.since if episode else batch.now),
+        live_from=max((start for start in starts if start is not None), default=None),
+    )
+
+
+def _because(rule: Rule, row: Mapping[str, Any]) -> str:
+    """The signals behind a verdict, for the transition's reason: ``days_since_login = 14``."""
+    return ", ".join(f"{ref} = {_shown(row.get(str(ref)))}" for ref in sorted(rule.when.refs, key=str))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _since(batch: Batch, rule: Rule, places: Sequence[int]) -> dict[int, datetime]:
+    if not places:
+        return {}
+    if not since.scored(rule):
+        began = since.began(rule, batch.facts, places, batch.context.observed, batch.now)
+        return dict(zip(places, began, strict=True))
+    return {place: _since_scored(batch, place) for place in places}
+
+
+def _since_scored(batch: Batch, place: int) -> datetime:
+    row = batch.rows[place]
+    last_step = None
+    if row.evaluated_at is not None and row.evaluated_at < batch.now:
+        one = batch.facts.take(np.array([place], dtype=np.int64))
+        steps = signals.steps(one, batch.context.refs, row.evaluated_at, batch.now, batch.context.observed)[0]
+        passed = steps[~np.isnat(steps)]
+        last_step = from_us(int(passed[-1].astype(np.int64))) if len(passed) else None
+    return since.of_scored(row.last_event_at, row.evaluated_at, row.imported_until, last_step, batch.now)
+
+
+def _disproved(
+    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode]
+) -> frozenset[int]:
+    """Open absence alerts that an event which arrived late shows never to have been true."""
+    if not places or not rule.absence or since.scored(rule):
+        return frozenset()
+    opened_at = [known[place].opened_at for place in places]
+    denied = since.disproved(rule, batch.facts, places, opened_at, batch.context.observed)
+    return frozenset(place for place, is_denied in zip(places, denied, strict=True) if is_denied)
+
+
+async def _carry_out(
+    conn: AsyncConnection, batch: Batch, rule: Rule, place: int, before: Episode | None, change: Change
+) -> list[Any]:
+    """Writes a change; returns the deliveries that it asks for."""
+    if before is not None and before.episode_id == change.episode.episode_id:
+        await store.save_episode(conn, change.episode, batch.now)
+    else:
+        await store.insert_episode(conn, change.episode, snapshot(batch, rule, place), batch.now)
+    if change.transition is None:
+        return []
+    transition_id = await store.insert_transition(conn, change.episode.episode_id, change.transition)
+    return tell(batch, rule, place, change, transition_id) if change.notify else []
+
+
+async def _retire(
+    conn: AsyncConnection,
+    batch: Batch,
+    episodes: Mapping[tuple[str, str], Episode],
+    outcome: Outcome,
+    open_now: Counter[str],
+) -> None:
+    """Episodes of rules that are no longer there resolve by themselves, quietly."""
+    running = {rule.id for rule in batch.context.rulebook.rules}
+    seen = Observation(holds=False, reason="the rule was switched off or removed")
+    for (rule_id, account_id), episode in episodes.items():
+        if rule_id in running or not episode.open:
+            continue
+        change = advance(rule_id, account_id, episode, seen, Policy(), batch.now)
+        assert change is not None and change.transition is not None
+        await store.save_episode(conn, change.episode, batch.now)
+        await store.insert_transition(conn, episode.episode_id, change.transition)
+        outcome.transitions[(rule_id, change.transition.kind)] += 1
+        open_now[account_id] -= 1
+
+
+def _timer(episode: Episode | None, seen: Observation, policy: Policy, now: datetime) -> datetime | None:
+    """When the episode itself wants to be looked at: a snooze's end, a reminder, or the end of ``for``."""
+    if episode is not None and episode.open:
+        return episode.next_at
+    if seen.holds and seen.since is not None and seen.since + policy.for_ > now:
+        return seen.since + policy.for_
+    return None
+
+
+def _earliest(first: datetime | None, second: datetime | None) -> datetime | None:
+    return min((at for at in (first, second) if at is not None), default=None)
+
+
+def _due(batch: Batch, timers: Sequence[datetime | None]) -> list[datetime | None]:
+    changes = signals.next_change(batch.facts, batch.now, batch.context.refs, batch.context.observed)
+    result = []
+    for change, timer in zip(changes, timers, strict=True):
+        at = None if np.isnat(change) else from_us(int(change.astype(np.int64)))
+        soonest = _earliest(at, timer)
+        result.append(None if soonest is None else max(soonest, batch.now + SOONEST))
+    return result

@@ -1,0 +1,107 @@
+"""Since when a rule has held, by event time: pure, from the facts now known, never from when we happened to look.
+
+The condition is evaluated on a grid of past midnights (day counts are exact there), walked back to where it last did not
+hold, and then at the instants within that stretch at which one of its signals may have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+from alerts.rules import Rule
+from health import signals
+from health.columns import Facts
+from health.gaps import Observed
+from health.instants import from_us
+
+Datetimes = npt.NDArray[np.datetime64]
+
+GRID_DAYS = 90
+"""How far back the start of an episode is looked for; one that began earlier is dated to there."""
+
+SCORED = frozenset({"score", "score_change_28d", "band"})
+"""Signals that are made from a scorecard; they have no past that facts alone could tell."""
+
+
+def scored(rule: Rule) -> bool:
+    return any(ref.name in SCORED for ref in rule.when.refs)
+
+
+def began(rule: Rule, facts: Facts, index: Sequence[int], observed: Observed, now: datetime) -> list[datetime]:
+    """Since when ``rule``, which holds now for the accounts at ``index``, has held. For rules without scored signals."""
+    some = facts.take(np.array(index, dtype=np.int64))
+    instants = np.array([_naive(now), *_midnights(now)], dtype="datetime64[us]")
+    grid = np.broadcast_to(instants, (len(index), len(instants)))
+    held = _holds(rule, some, grid, observed)
+    held[:, 0] = True
+    stop = np.where(held.all(axis=1), len(instants) - 1, np.argmin(held, axis=1))
+    return _refine(rule, some, instants[stop], instants[stop - 1], observed)
+
+
+def _midnights(now: datetime) -> list[datetime]:
+    last = _naive(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    return [last - timedelta(days=days) for days in range(GRID_DAYS)]
+
+
+def _naive(at: datetime) -> datetime:
+    """numpy's datetime64 is UTC without saying so."""
+    return at.astimezone(UTC).replace(tzinfo=None)
+
+
+def _refine(rule: Rule, facts: Facts, before: Datetimes, after: Datetimes, observed: Observed) -> list[datetime]:
+    """Per account the first instant in (before, after] from which on the rule holds; it does at ``after``."""
+    start, end = from_us(int(before.min().astype(np.int64))), from_us(int(after.max().astype(np.int64)))
+    steps = signals.steps(facts, rule.when.refs, start, end, observed)
+    inside = (steps > before[:, None]) & (steps <= after[:, None])
+    at = np.where(inside, steps, np.datetime64("NaT"))
+    quiet = ~inside | _holds(rule, facts, at, observed)
+    found = []
+    for place in range(len(facts)):
+        last_false = np.flatnonzero(~quiet[place])
+        begin = 0 if not len(last_false) else int(last_false[-1]) + 1
+        candidates = at[place, begin:][inside[place, begin:]]
+        instant = candidates[0] if len(candidates) else after[place]
+        found.append(from_us(int(instant.astype(np.int64))))
+    return found
+
+
+def disproved(
+    rule: Rule, facts: Facts, index: Sequence[int], opened_at: Sequence[datetime], observed: Observed
+) -> list[bool]:
+    """Whether the facts now known show that ``rule`` did not hold for these accounts when their episodes were opened."""
+    some = facts.take(np.array(index, dtype=np.int64))
+    at = np.array([[_naive(instant)] for instant in opened_at], dtype="datetime64[us]")
+    return [bool(value == 0.0) for value in _evaluate(rule, some, at, observed)[:, 0]]
+
+
+def _evaluate(rule: Rule, facts: Facts, at: Datetimes, observed: Observed) -> npt.NDArray[np.float64]:
+    return rule.when.evaluate(signals.compute(facts, at, rule.when.refs, observed).columns)
+
+
+def _holds(rule: Rule, facts: Facts, at: Datetimes, observed: Observed) -> npt.NDArray[np.bool_]:
+    held: npt.NDArray[np.bool_] = _evaluate(rule, facts, at, observed) == 1.0
+    return held
+
+
+def of_scored(
+    last_event_at: datetime | None,
+    evaluated_at: datetime | None,
+    imported_until: datetime | None,
+    last_step: datetime | None,
+    now: datetime,
+) -> datetime:
+    """Since when a condition over the score has held: it was not there when the account was last evaluated.
+
+    Whatever changed after that made it true: the newest event, or a signal's step by time alone. An account that was never
+    evaluated since its import may have been so all along: then it counts from its newest event, which is the lower bound.
+    """
+    if evaluated_at is None or (imported_until is not None and evaluated_at <= imported_until):
+        return min(last_event_at or now, now)
+    causes = [at for at in (last_event_at, last_step) if at is not None and evaluated_at < at <= now]
+    return max(causes, default=now)
+
+

@@ -1,0 +1,203 @@
+"""The four roles, each built from the settings: api, consumer, evaluator, sender; and all of them under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.process import free_port
+from service import logging as logs
+from service.clock import utc_now
+from service.db import make_engine
+from service.role_server import Report, serve_role_metrics
+from service.settings import EX_CONFIG, Settings
+from service.supervisor import RoleProcess, Supervisor, stop_on_signals
+
+log = structlog.get_logger("kizashi.roles")
+
+ROLES = ("api", "consumer", "evaluator", "sender")
+"""In the order of the road, which is also the order of stopping."""
+
+
+async def run_role(role: str, settings: Settings) -> int:
+    """Runs one role until a signal. Returns the exit status: EX_CONFIG when it cannot run as configured."""
+    logs.configure(settings.log_format, settings.log_level)
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    run: Callable[[Settings, asyncio.Event], Awaitable[int]] = {
+        "api": _api,
+        "consumer": _consumer,
+        "evaluator": _evaluator,
+        "sender": _sender,
+    }[role]
+    structlog.contextvars.bind_contextvars(role=role)
+    return await run(settings, stop)
+
+
+async def run_all(settings: Settings, *, on_started: Callable[[Supervisor], Awaitable[None]] | None = None) -> int:
+    """Every role as a process of its own; the API also shows the metrics of the others."""
+    logs.configure(settings.log_format, settings.log_level)
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    supervisor = Supervisor(role_processes(settings), stop)
+    return await supervisor.run()
+
+
+def role_processes(settings: Settings) -> list[RoleProcess]:
+    """The roles with a metrics port each, which the API is told of."""
+    ports = {role: free_port() for role in ROLES if role != "api"}
+    peers = [f'"{role}=http://127.0.0.1:{port}/metrics"' for role, port in ports.items()]
+    environments = {
+        "api": {"KIZASHI_METRICS_PEERS": f"[{','.join(peers)}]"},
+        **{role: {"KIZASHI_METRICS_PORT": str(port)} for role, port in ports.items()},
+    }
+    return [RoleProcess(role=role, environment=environments[role]) for role in ROLES]
+
+
+async def _api(settings: Settings, stop: asyncio.Event) -> int:
+    import uvicorn
+
+    from service.app import create_app
+    from service.deps import build
+
+    config = uvicorn.Config(
+        create_app(build(settings)),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # the signals are the role's own: stop_on_signals
+
+    server = Server(config)
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    stopping.cancel()
+    return 0 if stop.is_set() else 1
+
+
+async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
+    from consumers.run import run_consumer
+
+    async with _engine(settings, "consumer") as engine, _metrics(settings, engine):
+        return await run_consumer(settings, engine, stop, utc_now)
+
+
+async def _evaluator(settings: Settings, stop: asyncio.Event) -> int:
+    from alerts.evaluator import Evaluator
+    from alerts.rules import RulebookError
+    from health.scorecards import ScorecardError
+
+    async with _engine(settings, "evaluator") as engine, _metrics(settings, engine):
+        try:
+            context = context_source(settings, engine)
+        except (RulebookError, ScorecardError) as error:
+            log.error("rules or scorecards are refused", problem=str(error))
+            return EX_CONFIG
+        evaluator = Evaluator(
+            engine=engine,
+            context=context,
+            clock=utc_now,
+            batch=settings.evaluator_batch,
+            coalesce=timedelta(seconds=settings.coalesce_seconds),
+            sweep_every=timedelta(seconds=settings.sweep_seconds),
+        )
+        async with _people(settings, engine):
+            await evaluator.run(stop)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _people(settings: Settings, engine: AsyncEngine) -> AsyncIterator[None]:
+    """Keeps the people of KIZASHI_PEOPLE_FILE stored while the evaluator, who needs them, runs."""
+    if settings.people_file is None:
+        yield
+        return
+    from service import people_file
+    from service.secrets import Vault
+
+    vault = Vault(settings.secret_key)
+    watching = asyncio.create_task(people_file.watch(engine, settings.people_file, vault, utc_now))
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def context_source(settings: Settings, engine: AsyncEngine):  # type: ignore[no-untyped-def]
+    """What evaluations need besides the facts. Raises RulebookError or ScorecardError."""
+    from alerts.context import ContextSource
+    from alerts.routing import Channels
+    from consumers import progress
+
+    async def through(conn):  # type: ignore[no-untyped-def]
+        return (await progress.read(conn, settings.consumer_group, settings.events_topics)).complete_through
+
+    return ContextSource(
+        engine,
+        settings.rules_dir,
+        channels=Channels(
+            slack_team=settings.slack_webhook_url is not None,
+            email=settings.smtp_host is not None,
+            webhook=settings.webhook_url is not None,
+            default_recipient=settings.default_recipient,
+        ),
+        public_url=settings.public_url,
+        progress=through,
+    )
+
+
+async def _sender(settings: Settings, stop: asyncio.Event) -> int:
+    from alerts import channels
+    from alerts.delivery import run_sender
+
+    async with _engine(settings, "sender") as engine, _metrics(settings, engine):
+        await run_sender(engine, channels.build(settings, engine), stop, utc_now)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _engine(settings: Settings, role: str) -> AsyncIterator[AsyncEngine]:
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        application_name=f"kizashi-{role}",
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(settings: Settings, engine: AsyncEngine) -> AsyncIterator[None]:
+    """/metrics, /livez and /readyz of a role without an API."""
+    if settings.metrics_port is None:
+        yield
+        return
+
+    async def ready() -> Report:
+        async with engine.connect() as conn:
+            await conn.execute(text("SELECT 1"))
+        return Report(ok=True, checks={"database": "ok"})
+
+    server = await serve_role_metrics(settings.metrics_host, settings.metrics_port, ready)
+    try:
+        yield
+    finally:
+        await server.stop()

@@ -1,0 +1,204 @@
+"""The two doors with real connections: no wake-up is lost, no order of locks deadlocks, nothing is handed out twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from alerts import doors
+from alerts.doors import EVERYBODY, Work, split_recent
+from health.tables import accounts, health, touched
+
+NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
+
+
+async def queue(conn: AsyncConnection, *account_ids: str, urgent: bool = False) -> None:
+    row = {"account_ids": sorted(account_ids), "urgent": urgent, "created_at": NOW, "oldest_event_at": NOW}
+    await conn.execute(insert(touched).values(row))
+
+
+async def add_account(conn: AsyncConnection, account_id: str, version: int = 1, changed_at: datetime = NOW) -> None:
+    await conn.execute(insert(accounts).values(account_id=account_id, version=version, changed_at=changed_at))
+
+
+async def queued(engine: AsyncEngine) -> int:
+    async with engine.connect() as conn:
+        return await conn.scalar(select(func.count()).select_from(touched)) or 0
+
+
+async def test_touched_rows_are_taken_once_urgent_first(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await queue(conn, "a", "b")
+        await queue(conn, "z", urgent=True)
+    async with engine.begin() as conn:
+        first = await doors.take_touched(conn, 1)
+        assert first.account_ids == ["z"] and first.urgent == {"z"}
+    async with engine.begin() as conn:
+        assert (await doors.take_touched(conn, 1)).account_ids == ["a"]
+    async with engine.begin() as conn:
+        assert (await doors.take_touched(conn, 5)).account_ids == ["b"]
+    async with engine.begin() as conn:
+        assert not (await doors.take_touched(conn, 5)).found
+
+
+async def test_a_rollback_gives_the_queue_rows_back(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await queue(conn, "a")
+    with pytest.raises(RuntimeError):
+        async with engine.begin() as conn:
+            await doors.take_touched(conn, 5)
+            raise RuntimeError
+    assert await queued(engine) == 1
+
+
+async def test_a_touch_during_an_evaluation_is_not_lost(engine: AsyncEngine) -> None:
+    """The trap: an evaluator that skipped a locked account would delete the queue row and never see the newer facts."""
+    async with engine.begin() as conn:
+        await add_account(conn, "a", version=1)
+        await queue(conn, "a")
+    seen: list[int] = []
+    locked, may_finish = asyncio.Event(), asyncio.Event()
+
+    async def evaluator(slow: bool) -> None:
+        async with engine.begin() as conn:
+            work = await doors.take_touched(conn, 10)
+            await doors.lock_accounts(conn, work.account_ids, NOW)
+            version = await conn.scalar(select(accounts.c.version).where(accounts.c.account_id == "a"))
+            if slow:
+                locked.set()
+                await may_finish.wait()
+            await conn.execute(update(health).where(health.c.account_id == "a").values(facts_version=version))
+            seen.append(version or 0)
+
+    slow = asyncio.create_task(evaluator(slow=True))
+    await locked.wait()
+    async with engine.begin() as conn:
+        await conn.execute(update(accounts).values(version=2))
+        await queue(conn, "a")
+    second = asyncio.create_task(evaluator(slow=False))
+    await asyncio.sleep(0.2)
+    assert not second.done(), "it waits for the account, it does not skip it"
+    may_finish.set()
+    await asyncio.gather(slow, second)
+    assert seen == [1, 2]
+    async with engine.connect() as conn:
+        assert await conn.scalar(select(health.c.facts_version)) == 2
+
+
+async def test_concurrent_evaluators_over_overlapping_accounts_do_not_deadlock(engine: AsyncEngine) -> None:
+    names = [f"account-{number:02}" for number in range(40)]
+    rng = random.Random(7)
+    async with engine.begin() as conn:
+        for name in names:
+            await add_account(conn, name)
+        for _ in range(60):
+            await queue(conn, *rng.sample(names, 15))
+
+    async def evaluator() -> int:
+        total = 0
+        while True:
+            async with engine.begin() as conn:
+                work = await doors.take_touched(conn, 20)
+                if not work.found:
+                    return total
+                await doors.lock_accounts(conn, work.account_ids, NOW)
+                await conn.execute(
+                    update(health).where(health.c.account_id.in_(work.account_ids)).values(evaluated_at=NOW, due_at=NOW)
+                )
+                total += len(work.account_ids)
+
+    async def due_door() -> None:
+        for _ in range(20):
+            async with engine.begin() as conn:
+                work = await doors.take_due(conn, NOW, 20)
+                late = update(health).where(health.c.account_id.in_(work.account_ids))
+                await conn.execute(late.values(due_at=NOW + timedelta(days=1)))
+            await asyncio.sleep(0)
+
+    totals = await asyncio.gather(*(evaluator() for _ in range(4)), due_door())
+    assert sum(total or 0 for total in totals) > 0
+    assert await queued(engine) == 0
+
+
+async def test_due_accounts_are_skipped_while_locked_and_stay_due(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        rows = [{"account_id": name, "due_at": NOW - timedelta(seconds=place)} for place, name in enumerate("abc")]
+        await conn.execute(insert(health), rows)
+    async with engine.begin() as first:
+        assert (await doors.take_due(first, NOW, 2)).account_ids == ["b", "c"]
+        async with engine.begin() as second:
+            assert (await doors.take_due(second, NOW, 9)).account_ids == ["a"]
+    async with engine.begin() as conn:
+        assert (await doors.take_due(conn, NOW, 9)).account_ids == ["a", "b", "c"]
+        assert not (await doors.take_due(conn, NOW - timedelta(days=1), 9)).found
+
+
+async def test_everyone_is_paged_and_markers_are_merged(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        for name in "abcde":
+            await add_account(conn, name)
+        await conn.execute(insert(health).values(account_id="c", facts_version=1))
+        for minutes in (0, 1):
+            await conn.execute(
+                insert(touched).values(everyone_since=NOW - timedelta(minutes=minutes), created_at=NOW)
+            )
+    pages = []
+    for _ in range(4):
+        async with engine.begin() as conn:
+            work = await doors.take_everyone(conn, 2)
+            if work.found:
+                pages.append(work.account_ids)
+    assert pages == [["a", "b"], ["d", "e"], []], "c is evaluated at its present facts already"
+    assert await queued(engine) == 0
+
+
+async def test_a_marker_for_everybody_takes_also_those_up_to_date(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await add_account(conn, "c")
+        await conn.execute(insert(health).values(account_id="c", facts_version=1))
+        await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=NOW))
+    async with engine.begin() as conn:
+        assert (await doors.take_everyone(conn, 5)).account_ids == ["c"]
+
+
+async def test_a_marker_that_comes_while_one_is_worked_off_is_kept(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        for name in "abc":
+            await add_account(conn, name)
+        await conn.execute(insert(touched).values(everyone_since=NOW, created_at=NOW))
+    async with engine.begin() as conn:
+        assert (await doors.take_everyone(conn, 2)).account_ids == ["a", "b"]
+    async with engine.begin() as conn:
+        await conn.execute(insert(touched).values(everyone_since=NOW, created_at=NOW))
+    seen = []
+    for _ in range(3):
+        async with engine.begin() as conn:
+            seen += (await doors.take_everyone(conn, 9)).account_ids
+    assert seen == ["c", "a", "b", "c"]
+
+
+async def test_the_sweep_finds_what_no_door_handed_out(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await add_account(conn, "missed", version=3, changed_at=NOW - timedelta(minutes=5))
+        await add_account(conn, "fresh", version=1, changed_at=NOW)
+        await add_account(conn, "done", version=2, changed_at=NOW - timedelta(minutes=5))
+        await conn.execute(insert(health).values(account_id="done", facts_version=2))
+        work = await doors.take_missed(conn, NOW - timedelta(minutes=1), 10)
+    assert work.account_ids == ["missed"]
+
+
+async def test_coalescing_postpones_without_losing(engine: AsyncEngine) -> None:
+    second = timedelta(seconds=1)
+    work = Work(account_ids=["a", "b", "c"], urgent=frozenset("b"))
+    evaluated = {"a": NOW - second, "b": NOW - second, "c": NOW - 9 * second}
+    assert split_recent(work, evaluated, NOW, 5 * second) == (["b", "c"], ["a"])
+    async with engine.begin() as conn:
+        await conn.execute(insert(health), [{"account_id": "a", "due_at": NOW + 60 * second}])
+        await doors.postpone(conn, ["a"], NOW + 5 * second)
+        await doors.postpone(conn, ["a"], NOW + 30 * second)
+        assert await conn.scalar(select(health.c.due_at)) == NOW + 5 * second
