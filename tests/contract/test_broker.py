@@ -270,6 +270,24 @@ async def test_records_do_not_leak_over_a_rebalance(any_broker: AnyBroker, topic
         await first.stop()
 
 
+async def test_a_consumer_whose_client_died_inside_joins_anew(
+    any_broker: AnyBroker, topic: str, producer: Producer
+) -> None:
+    await producer.send(topic, b"acme", b"x")
+    consumer = await joined(any_broker, topic)
+    try:
+        assert len(await read(consumer, 1)) == 1
+        before = consumer.generation
+        assert consumer._consumer is not None
+        consumer._consumer._fetcher.error_future.cancel()
+        await until(lambda: consumer.generation > before and len(consumer.assignment) == TOPIC_PARTITIONS, consumer)
+        for partition in all_of(topic):
+            assert consumer.seek(*partition, 0)
+        assert len(await read(consumer, 1)) == 1
+    finally:
+        await consumer.stop()
+
+
 async def test_both_ends_of_a_partition_are_known(any_broker: AnyBroker, topic: str, producer: Producer) -> None:
     partition, _ = (await producer.send_many(topic, [(b"acme", b"x", ())] * 9))[0]
     consumer = await joined(any_broker, topic, offset=None)

@@ -281,25 +281,42 @@ def test_a_copy_that_another_user_planted_is_not_run(monkeypatch: pytest.MonkeyP
 
 @needs_root
 def test_an_ordinary_user_runs_postgres_under_his_own_name(root: Path) -> None:
+    packages = accounts.package_binaries().parents[2]
+    environment = {"PYTHONPATH": f"{root}{os.pathsep}{packages}", "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def as_nobody(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, *arguments],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            cwd="/",
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def usable(python: str) -> bool:
+        try:
+            return (
+                as_nobody(
+                    python,
+                    "-c",
+                    "from embedded.account import package_binaries\nassert list(package_binaries().iterdir())",
+                ).returncode
+                == 0
+            )
+        except (PermissionError, FileNotFoundError):
+            return False
+
+    python = next(filter(usable, [sys.executable, "/usr/bin/python3"]), None)
+    if python is None:
+        pytest.skip("user `nobody` may not enter this checkout or its Python")
     home = Path(tempfile_for_all())
     os.chown(home, 65534, 65534)
-    try:
-        tried = subprocess.run(
-            [sys.executable, "-c", "import embedded.postgres"],
-            user=65534, group=65534, extra_groups=[], cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True,
-        )  # fmt: skip
-        if tried.returncode != 0:
-            pytest.skip("user `nobody` may not read this checkout or its Python")
-    except PermissionError:
-        pytest.skip("user `nobody` may not enter this checkout")
-    code = OWN_POSTGRES.replace(
-        "print(", "assert server.data.stat().st_uid == 65534\nserver.create_database('x')\nprint("
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code + "server.stop()\n", str(home / "pg")],
-        user=65534, group=65534, extra_groups=[], cwd=root,
-        env={"PYTHONPATH": str(root), "PATH": os.defpath}, capture_output=True, text=True,
-    )  # fmt: skip
+    checked = "assert server.data.stat().st_uid == 65534\nserver.create_database('x')\nprint("
+    code = OWN_POSTGRES.replace("print(", checked) + "server.stop()\n"
+    done = as_nobody(python, "-c", code, str(home / "pg"))
     subprocess.run(["rm", "-rf", str(home)], check=True)
     assert done.returncode == 0, done.stderr
 
