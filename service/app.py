@@ -78,6 +78,7 @@ def create_app(deps: Deps) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan,
         middleware=[
             Middleware(RequestContext),

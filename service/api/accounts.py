@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
@@ -48,7 +48,7 @@ class RiskQuery(Strict):
     owner: list[Word] = Field(default=[], max_length=50, description="Person id of the owner")
     rule: list[Word] = Field(default=[], max_length=50, description="Has an open alert of this rule")
     plan: list[Word] = Field(default=[], max_length=50, description="Plan")
-    min_mrr: Decimal | None = Field(
+    min_mrr: Annotated[Decimal, WithJsonSchema({"type": "number", "minimum": 0})] | None = Field(
         default=None,
         ge=0,
         max_digits=18,

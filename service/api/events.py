@@ -20,7 +20,7 @@ from service.api.common import IngestKey, answer, deps_of
 from service.api.schemas import PROBLEM_REF, REF, answers
 from service.auth import Key
 from service.deps import Deps
-from service.errors import MEDIA_TYPE, RETRY_SECONDS, FieldProblem, Problem
+from service.errors import MEDIA_TYPE, RETRY_SECONDS, FieldProblem, Problem, bad_field
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
@@ -116,6 +116,8 @@ def _verdicts(raw: bytes, key: Key, deps: Deps, now: datetime) -> list[Event | B
     except BadEvent as error:
         status = 413 if error.reason == "too_large" else 422
         raise Problem(status, error.reason.replace("_", "-"), str(error), errors=_fields(error)) from None
+    if not items:
+        raise bad_field("body", "holds no event", "send at least one")
     return [verdict if isinstance(verdict, BadEvent) else _stamped(verdict, key, now) for _, verdict, _ in items]
 
 
