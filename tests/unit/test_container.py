@@ -112,7 +112,7 @@ def test_the_build_context_leaves_out_secrets_and_tests() -> None:
 
 
 def run_build_stage(root: Path) -> None:
-    """Carries out the build stage below ``root`` instead of ``/``; pip may use its own cache and leaves out bytecode."""
+    """Carries out the build stage below ``root`` instead of ``/``; pip may use its cache and leaves out bytecode."""
 
     def inside(word: str) -> str:
         return re.sub(r"(?<![\w./])/(opt|src)\b", lambda match: f"{root}/{match[1]}", word)
