@@ -225,7 +225,7 @@ async def finish(
         )
     )
     if decision.hold_until is not None:
-        await hold(conn, claimed.channel, claimed.target, decision.hold_until, decision.reason)
+        await hold(conn, claimed.channel, claimed.target, decision.hold_until, decision.hold_reason)
     if decision.status != "sent":
         await _cancel_unsaid(conn, [episode_id], now)
     return True

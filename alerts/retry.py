@@ -43,6 +43,7 @@ class Decision:
     reason: str
     retry_at: datetime | None = None
     hold_until: datetime | None = None
+    hold_reason: str = ""
 
 
 def decide_retry(
@@ -53,11 +54,12 @@ def decide_retry(
         return Decision(status="sent", reason=result.detail)
     if result.outcome == "permanent":
         hold = now + DISABLED_FOR if result.disabled else None
-        return Decision(status="dead", reason=result.detail, hold_until=hold)
+        return Decision(status="dead", reason=result.detail, hold_until=hold, hold_reason=result.detail)
     if attempt >= len(RETRY_DELAYS) and now - created_at >= GIVE_UP_AFTER:
         return Decision(status="dead", reason=f"given up after {attempt} attempts: {result.detail}")
     if result.retry_after is not None:
         until = now + min(max(result.retry_after, timedelta(seconds=1)), MAX_RETRY_AFTER)
-        return Decision(status="pending", reason=result.detail, retry_at=until, hold_until=until)
+        reason = f"{result.detail}; it asks for a pause of {result.retry_after.total_seconds():g} s"
+        return Decision(status="pending", reason=reason, retry_at=until, hold_until=until, hold_reason=reason)
     delay = RETRY_DELAYS[min(attempt, len(RETRY_DELAYS) - 1)] * rng.uniform(1 - JITTER, 1 + JITTER)
     return Decision(status="pending", reason=result.detail, retry_at=now + delay)

@@ -52,6 +52,10 @@ class RefusedTargetError(httpx2.TransportError):
     """The target may not be reached from here. The text names no address."""
 
 
+class UnknownNameError(httpx2.ConnectError):
+    """The target's name has no address. The text does not tell the name."""
+
+
 def check_address(address: str) -> None:
     """Raises RefusedTargetError unless the IP address is a public one."""
     ip = ip_address(address.partition("%")[0])
@@ -104,7 +108,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise httpx2.ConnectError("the target's name does not resolve") from None
+            raise UnknownNameError("the target's name does not resolve") from None
         # IPv4 first: many hosts have an IPv6 address and no IPv6 route, and we try only one.
         ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
         return [str(entry[4][0]) for entry in ordered]

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 
 from alerts.channels.base import SendResult
-from alerts.channels.guard import GuardedTransport, RefusedTargetError
+from alerts.channels.guard import GuardedTransport, RefusedTargetError, UnknownNameError
 
 TIMEOUT_SECONDS = 15.0
 """For the whole exchange: a client's own time-outs are per read, and a receiver that drips would hold us for ever."""
@@ -44,11 +44,13 @@ async def post(
     content: bytes,
     headers: dict[str, str],
     now: datetime,
-    timeout: float = TIMEOUT_SECONDS,
 ) -> Answer | SendResult:
     """The receiver's answer, or, when there was none, the result that says so."""
     try:
-        async with asyncio.timeout(timeout), client.stream("POST", url, content=content, headers=headers) as response:
+        async with (
+            asyncio.timeout(TIMEOUT_SECONDS),
+            client.stream("POST", url, content=content, headers=headers) as response,
+        ):
             body = b""
             async for chunk in response.aiter_raw():
                 body += chunk
@@ -61,8 +63,10 @@ async def post(
             )
     except RefusedTargetError as refused:
         return SendResult(outcome="permanent", detail=str(refused))
+    except UnknownNameError as unknown:
+        return SendResult(outcome="retry", detail=str(unknown))
     except TimeoutError:
-        return SendResult(outcome="retry", detail=f"no complete answer within {timeout:g} s")
+        return SendResult(outcome="retry", detail=f"no complete answer within {TIMEOUT_SECONDS:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         # Only the kind of error: its text may hold the address.
         return SendResult(outcome="retry", detail=f"the connection failed: {type(error).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import datetime, timedelta
 from email.utils import parseaddr
 from uuid import UUID
@@ -16,6 +17,7 @@ from alerts.render.mail import mail
 
 TIMEOUT_SECONDS = 30.0
 STEP_TIMEOUT_SECONDS = 15.0
+QUIT_SECONDS = 2.0
 MAX_EXCERPT = 120
 
 
@@ -49,20 +51,20 @@ class MailChannel:
 
     async def _submit(self, content: bytes, recipient: str) -> SendResult:
         s = self._settings
+        client = aiosmtplib.SMTP(
+            hostname=s.smtp_host,
+            port=s.smtp_port,
+            username=s.smtp_username,
+            password=s.smtp_password,
+            use_tls=s.smtp_tls == "tls",
+            start_tls=s.smtp_tls == "starttls",
+            timeout=STEP_TIMEOUT_SECONDS,
+        )
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                refused, answer = await aiosmtplib.send(
-                    content,
-                    sender=parseaddr(s.mail_from)[1],
-                    recipients=[recipient],
-                    hostname=s.smtp_host,
-                    port=s.smtp_port,
-                    username=s.smtp_username,
-                    password=s.smtp_password,
-                    use_tls=s.smtp_tls == "tls",
-                    start_tls=s.smtp_tls == "starttls",
-                    timeout=STEP_TIMEOUT_SECONDS,
-                )
+                await client.connect()
+                refused, answer = await client.sendmail(parseaddr(s.mail_from)[1], [recipient], content)
+            await _part(client)
         except TimeoutError:
             return SendResult(outcome="retry", detail="the mail server did not answer in time")
         except aiosmtplib.SMTPAuthenticationError as error:
@@ -75,6 +77,9 @@ class MailChannel:
             return _refusal(error.code, error.message)
         except (aiosmtplib.SMTPException, OSError) as error:
             return SendResult(outcome="retry", detail=f"the mail server could not be used: {type(error).__name__}")
+        finally:
+            # Without QUIT after a failure: a server that has stopped answering would be waited for once more.
+            client.close()
         # Refused recipients come back in a dict and raise only when all are refused.
         if recipient in refused:
             return _refusal(refused[recipient].code, refused[recipient].message)
@@ -82,6 +87,13 @@ class MailChannel:
 
     async def aclose(self) -> None:
         """Nothing is kept open."""
+
+
+async def _part(client: aiosmtplib.SMTP) -> None:
+    """QUIT, of which nothing depends: the message has been accepted."""
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
+        async with asyncio.timeout(QUIT_SECONDS):
+            await client.quit()
 
 
 def _refusal(code: int, text: str) -> SendResult:
