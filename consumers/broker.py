@@ -36,6 +36,7 @@ from aiokafka.errors import (
     TopicAlreadyExistsError,
     for_code,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from consumers.broker_metadata import read_topic_ids
 
@@ -120,6 +121,14 @@ async def _bounded(seconds: float, what: str) -> AsyncIterator[None]:
         raise BrokerUnavailable(f"{what}: {type(error).__name__}: {error}") from error
 
 
+class Landed(msgspec.Struct, frozen=True, gc=False):
+    """Records of one partition that were stored together; the next one there will get `next_offset`."""
+
+    partition: int
+    next_offset: int
+    value_bytes: int
+
+
 class Producer:
     """Idempotent, `acks=all`, lz4. Connects when first used, so a service starts while its broker is away."""
 
@@ -159,10 +168,34 @@ class Producer:
 
         Records with one key keep their order.
         """
+        async with self._sending(topic) as producer:
+            stored = await asyncio.gather(*[await _enqueue(producer, topic, *record) for record in records])
+        return [(done.partition, done.offset) for done in stored]
+
+    async def send_in_order(self, topic: str, records: Sequence[tuple[bytes, bytes]]) -> list[Landed]:
+        """Sends (key, value) pairs so that no record of a partition is ever stored without those before it.
+
+        `send_many` does not promise that for a lot that fails: aiokafka may give up on a batch and still store the one
+        behind it. Here each batch is acknowledged before the next of its partition is sent, so that sending the whole
+        lot again after a failure completes it. Raises like `send_many`.
+        """
+        landed: list[Landed] = []
+        left = records
+        while left:
+            async with self._sending(topic) as producer:
+                await producer.partitions_for(topic)
+                batches, left = _fill(producer, topic, left)
+                sent = [await producer.send_batch(batch, topic, partition=p) for p, (batch, _) in batches.items()]
+                for done, (batch, size) in zip(await asyncio.gather(*sent), batches.values(), strict=True):
+                    landed.append(Landed(done.partition, done.offset + batch.record_count(), size))
+        return landed
+
+    @contextlib.asynccontextmanager
+    async def _sending(self, topic: str) -> AsyncIterator[AIOKafkaProducer]:
+        """A connected producer; notes what failures say about it."""
         try:
             async with _bounded(self._timeout, f"send to {topic}"):
-                producer = await self._connected()
-                stored = await asyncio.gather(*[await _enqueue(producer, topic, *record) for record in records])
+                yield await self._connected()
         except BrokerError as error:
             cause = error.__cause__
             self._failures += isinstance(error, BrokerUnavailable)
@@ -171,7 +204,6 @@ class Producer:
                 self._retire()
             raise
         self._failures = 0
-        return [(done.partition, done.offset) for done in stored]
 
     async def partition_count(self, topic: str) -> int:
         """Raises BrokerUnavailable, also when the topic does not exist."""
@@ -226,6 +258,24 @@ async def _enqueue(
     return stored
 
 
+def _fill(
+    producer: AIOKafkaProducer, topic: str, records: Sequence[tuple[bytes, bytes]]
+) -> tuple[dict[int, tuple[BatchBuilder, int]], list[tuple[bytes, bytes]]]:
+    """One batch a partition with its bytes of values, and the records that did not fit, in their order."""
+    batches: dict[int, tuple[BatchBuilder, int]] = {}
+    full: set[int] = set()
+    left: list[tuple[bytes, bytes]] = []
+    for key, value in records:
+        partition = producer._partition(topic, None, key, value, key, value)
+        batch, size = batches.get(partition) or (producer.create_batch(), 0)
+        if partition in full or batch.append(timestamp=None, key=key, value=value) is None:
+            full.add(partition)
+            left.append((key, value))
+        else:
+            batches[partition] = (batch, size + len(value))
+    return batches, left
+
+
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of a group that reads from where it is told: nothing from a partition until `seek`.
 
@@ -274,7 +324,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=self._session_timeout_ms,
             heartbeat_interval_ms=self._session_timeout_ms // HEARTBEATS_PER_SESSION,
-            request_timeout_ms=int(self._timeout * 1000),
+            # To join takes up to a session time-out. A client that gives up earlier leaves a ghost behind, for which the
+            # next attempt waits in vain, and so on for ever. Our own waits are bounded by `_bounded`.
+            request_timeout_ms=int(self._timeout * 1000) + self._session_timeout_ms,
         )
         try:
             async with _bounded(self._timeout, "connect"):
