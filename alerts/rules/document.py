@@ -6,6 +6,7 @@ repeated key silently replace the first. Anchors and aliases are refused: a smal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import yaml
 
 MAX_FILE_CHARACTERS = 1_000_000
+ALIASES = "anchors and aliases are not taken; repeat the text"
+SPACES = re.compile(r"\s*")
+SPACES_AND_THEIR_ESCAPES = re.compile(r"(?:\s|\\[\stnrvfNLP_])*")
 
 Path = tuple[str | int, ...]
 """Keys and list places from the root of the file to a value."""
@@ -86,11 +90,7 @@ def parse(file: str, text: str) -> Document:
     if len(text) > MAX_FILE_CHARACTERS:
         raise RulebookError([_at(file, 0, 0, f"the file is longer than {MAX_FILE_CHARACTERS} characters")])
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                words = "anchors and aliases are not taken; repeat the text"
-                raise RulebookError([_marked(file, event.start_mark, words)])
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Composer)
     except yaml.MarkedYAMLError as error:
         raise RulebookError([_marked(file, error.problem_mark or error.context_mark, _yaml_words(error))]) from None
     except yaml.reader.ReaderError as error:
@@ -109,6 +109,16 @@ def parse(file: str, text: str) -> Document:
     return Document(file=file, text=text, values=values, nodes=walker.nodes, keys=walker.keys)
 
 
+class _Composer(yaml.SafeLoader):
+    """Refuses aliases where they stand."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias: Any = self.get_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(problem=ALIASES, problem_mark=alias.start_mark)
+        return super().compose_node(parent, index)
+
+
 def _at(file: str, line: int, column: int, problem: str) -> FileProblem:
     return FileProblem(file=file, line=line + 1, column=column + 1, problem=problem)
 
@@ -119,6 +129,8 @@ def _marked(file: str, mark: Any, problem: str) -> FileProblem:
 
 def _yaml_words(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "not YAML"
+    if problem == ALIASES:
+        return problem
     if "'\\t'" in problem:
         return "a tab is used for indentation; YAML wants spaces"
     return f"not YAML: {error.context + ', ' if error.context else ''}{problem}"
@@ -174,12 +186,13 @@ def character_places(text: str, node: yaml.ScalarNode) -> Sequence[int]:
         index = text.index("\n", index) + 1
     elif node.style in {"'", '"'}:
         index += 1
+    skipped = SPACES_AND_THEIR_ESCAPES if node.style == '"' else SPACES
     end = node.end_mark.index
     places: list[int] = []
     for character in node.value:
         if not character.isspace():
-            while index < end and text[index].isspace():
-                index += 1
+            found = skipped.match(text, index, end)
+            index = found.end() if found else index
         places.append(min(index, end))
         index += _width(text, index, character, node.style)
     return places

@@ -9,6 +9,7 @@ node means.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from alerts.rules.compiler import FLAT, MAX_DEPTH, Compiler, Refused, Type, cast
 from health.catalogue import Signal, SignalRef
 
 MAX_CHARACTERS = 4000
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ def compile_expression(source: str, catalogue: Mapping[str, Signal]) -> Compiled
         return _problem(source, 0, f"the condition is longer than {MAX_CHARACTERS} characters")
     if not source.strip():
         return _problem(source, 0, "the condition is empty")
+    if control := CONTROL.search(source):
+        return _problem(source, control.start(), f"the character U+{ord(control[0]):04X} is not allowed")
     compiler = Compiler(catalogue)
     try:
         tokens = sqlglot.tokenize(source, dialect="postgres")

@@ -153,7 +153,11 @@ class _FileLoader:
         self.problems: list[FileProblem] = []
 
     def load(self) -> list[_Loaded]:
-        file = validate(self.document, RulesFile, RULES_KEYS)
+        try:
+            file = validate(self.document, RulesFile, RULES_KEYS)
+        except RulebookError as error:
+            self._check_conditions()
+            raise RulebookError([*error.problems, *self.problems]) from None
         loaded: list[_Loaded] = []
         for number, spec in enumerate(file.rules):
             place: YamlPath = ("rules", number)
@@ -167,6 +171,13 @@ class _FileLoader:
         if self.problems:
             raise RulebookError(self.problems)
         return loaded
+
+    def _check_conditions(self) -> None:
+        """In a file of the wrong shape, so that its writer sees the faults of the conditions in the same go."""
+        rules = self.document.values.get("rules") if isinstance(self.document.values, dict) else None
+        for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+            if isinstance(rule, dict) and isinstance(rule.get("when"), str):
+                self._condition(("rules", number, "when"), rule["when"], _Item())
 
     def _loaded(self, spec: RuleSpec, rule: Rule, item: _Item) -> _Loaded:
         content = spec.model_dump(by_alias=True, mode="json", exclude={"tests", "for_each", "enabled"})

@@ -21,7 +21,7 @@ from health.catalogue import Signal, SignalRef
 
 UNKNOWN = {"en": "unknown", "ja": "不明"}
 
-PLACE = re.compile(r"\{(?P<negative>-?)(?P<signal>[^{}:]*)(?::(?P<format>[^{}]*))?\}")
+PLACE = re.compile(r"\{(?P<negative>-?)(?P<signal>[^{}:\[]*(?:\[(?:'[^'{}]*')+\])?)(?::(?P<format>[^{}]*))?\}")
 
 
 @dataclass(frozen=True, kw_only=True)

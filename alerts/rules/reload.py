@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class RuleWatcher:
     def _fingerprint(self) -> Fingerprint:
         marks = []
         for path in rules_files(self._rules_dir):
-            stat = path.stat()
-            marks.append((path.name, stat.st_mtime_ns, stat.st_size))
+            with contextlib.suppress(FileNotFoundError):  # removed since the directory was listed
+                stat = path.stat()
+                marks.append((path.name, stat.st_mtime_ns, stat.st_size))
         return tuple(marks)

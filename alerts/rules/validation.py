@@ -56,6 +56,8 @@ def _file_problem(document: Document, detail: ErrorDetails, key_names: Mapping[s
         options = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
         nearest = difflib.get_close_matches(str(detail["input"]), options, n=1)
         return document.problem(path, f"{name} is one of {', '.join(options)}", next(iter(nearest), None))
+    if detail["type"] == "string_pattern_mismatch" and {"lists", "for_each"} & set(path):
+        return document.problem(path, f"{name}: an item has no quotes, braces, backslash or dollar sign")
     return document.problem(path, f"{name}: {HINTS.get(_last_key(path)) or _plain(detail['msg'])}")
 
 
