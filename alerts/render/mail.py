@@ -103,7 +103,7 @@ def _html(view: AlertView, said: Parts, language: Language) -> str:
         f'<h1 style="margin:0 0 16px;font-size:20px;line-height:1.3;color:{colour}">{escape(said.title)}</h1>'
         + (_paragraph(said.lead) if said.lead else "")
         + (_paragraph(said.why, said.why_label) if said.why else "")
-        + f'<table role="presentation" style="border-collapse:collapse;margin:0 0 16px;font-size:14px">{rows}</table>'
+        + f'<table style="border-collapse:collapse;margin:0 0 16px;font-size:14px">{rows}</table>'
         + (_paragraph(said.next_step, word("next", language)) if said.next_step else "")
         + (_button(said.url, word("open", language), colour) if said.url else "")
         + f'</div></div><p style="max-width:600px;margin:16px auto 0;font-size:12px;color:{MUTED}">'

@@ -43,11 +43,11 @@ class Store:
 
     def _load(self, file: Path) -> None:
         for line in file.read_text(encoding="utf-8").splitlines():
-            self._lines += 1
             try:
                 self._messages.append(Received(**json.loads(line)))
             except (ValueError, TypeError):
                 continue  # the last line of a killed process may be half a line
+        self._rewrite(file)
 
     def add(self, door: Door, target: str, content: dict[str, Any], message_id: str | None = None) -> Received:
         last = self._messages[-1].number if self._messages else 0
@@ -63,14 +63,17 @@ class Store:
 
     def _write(self, file: Path, received: Received) -> None:
         if self._lines >= 2 * KEPT:
-            fresh = file.with_suffix(".new")
-            fresh.write_text("".join(_line(one) for one in self._messages), encoding="utf-8")
-            fresh.replace(file)
-            self._lines = len(self._messages)
+            self._rewrite(file)
             return
         with file.open("a", encoding="utf-8") as out:
             out.write(_line(received))
         self._lines += 1
+
+    def _rewrite(self, file: Path) -> None:
+        fresh = file.with_suffix(".new")
+        fresh.write_text("".join(_line(one) for one in self._messages), encoding="utf-8")
+        fresh.replace(file)
+        self._lines = len(self._messages)
 
     def newest(self, door: str | None = None, after: int = 0) -> Iterator[Received]:
         """Newest first, those with a number above ``after``."""
