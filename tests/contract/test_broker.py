@@ -134,6 +134,29 @@ async def test_a_lot_is_acknowledged_in_its_own_order_and_each_key_keeps_its_ord
         assert seen == sorted(seen)
 
 
+async def test_a_lot_sent_in_order_keeps_the_order_of_each_partition_over_many_batches(
+    any_broker: AnyBroker, topic: str, producer: Producer
+) -> None:
+    lot = [(f"account-{n % 3}".encode(), b"%07d" % n + b"." * 200) for n in range(3000)]
+    landed = await producer.send_in_order(topic, lot)
+    assert sum(part.value_bytes for part in landed) == sum(len(value) for _, value in lot)
+    assert len(landed) > len({part.partition for part in landed}), "the lot should need several batches a partition"
+
+    consumer = await joined(any_broker, topic)
+    try:
+        records = await read(consumer, len(lot))
+        ends = await consumer.end_offsets(all_of(topic))
+    finally:
+        await consumer.stop()
+    for partition in {part.partition for part in landed}:
+        seen = [record for record in records if record.partition == partition]
+        assert [record.offset for record in seen] == list(range(len(seen)))
+        numbers = [int((record.value or b"")[:7]) for record in seen]
+        assert numbers == sorted(numbers)
+        assert max(part.next_offset for part in landed if part.partition == partition) == ends[topic, partition]
+    assert len({record.value for record in records}) == len(lot)
+
+
 async def test_many_concurrent_sends_are_each_stored_once(
     any_broker: AnyBroker, topic: str, producer: Producer
 ) -> None:
