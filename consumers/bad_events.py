@@ -43,7 +43,7 @@ class Problem(msgspec.Struct, frozen=True):
     remedy: str
 
 
-class BadEvent(ValueError):  # noqa: N818  the house's word for it
+class BadEvent(ValueError):
     """An event that cannot be taken, with every fault found."""
 
     def __init__(self, problems: Iterable[Problem], reason: Reason) -> None:

@@ -324,8 +324,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=self._session_timeout_ms,
             heartbeat_interval_ms=self._session_timeout_ms // HEARTBEATS_PER_SESSION,
-            # To join takes up to a session time-out. A client that gives up earlier leaves a ghost behind, for which the
-            # next attempt waits in vain, and so on for ever. Our own waits are bounded by `_bounded`.
+            # To join takes up to a session time-out. A client that gives up earlier leaves a ghost behind, for which
+            # the next attempt waits in vain, and so on for ever. Our own waits are bounded by `_bounded`.
             request_timeout_ms=int(self._timeout * 1000) + self._session_timeout_ms,
         )
         try:

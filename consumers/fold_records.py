@@ -1,0 +1,151 @@
+"""The rarer kinds of ``consumers/fold.py``: a row per ticket, payment, …, attributes, history. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from consumers.events import (
+    Contact,
+    Custom,
+    EventBase,
+    Goal,
+    Group,
+    Identify,
+    Milestone,
+    Payment,
+    Session,
+    Subscription,
+    Survey,
+    Ticket,
+    start_instant,
+)
+from consumers.registers import write
+
+if TYPE_CHECKING:
+    from consumers.fold import State
+
+HISTORY_ATTRIBUTES: Final = ("plan", "mrr", "currency", "owner", "renewal_on", "segment", "status", "seats")
+"""As in ``health/tables.py``."""
+
+RECORD_IDS: Final[Mapping[type[EventBase], str]] = {
+    Milestone: "milestone", Goal: "goal_id", Ticket: "ticket_id", Payment: "payment_id", Survey: "survey_id",
+    Session: "session_id", Contact: "contact_id", Subscription: "subscription_id",
+}  # fmt: skip
+_COMMON: Final = frozenset(EventBase.__struct_fields__)
+_RECORD_KINDS: Final[tuple[type[EventBase], ...]] = (*RECORD_IDS, Custom)
+_OWN_FIELDS: Final[Mapping[type[EventBase], tuple[str, ...]]] = {
+    kind: tuple(name for name in kind.__struct_fields__ if name not in _COMMON and name != RECORD_IDS.get(kind))
+    for kind in _RECORD_KINDS
+}
+_STATUS_AFTER: Final[Mapping[str, str]] = {"trial_started": "trial", "not_renewed": "ended", "ended": "ended"}
+_SUBSCRIPTION_ATTRIBUTES: Final = ("mrr", "currency", "plan", "seats", "renewal_on")
+_URGENT: Final = frozenset({Payment, Ticket, Survey, Subscription})
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+def record(state: State, event: EventBase, arrived: int) -> None:
+    """Ticket, payment, survey, milestone, goal, session: its own fields, its status, and when each status was seen."""
+    _record(state, event, arrived, _own(event), getattr(event, "status", None))
+
+
+def contact(state: State, event: Contact, arrived: int) -> None:
+    """A record that also moves the account's last contact."""
+    record(state, event, arrived)
+    row = state.accounts[event.account_id]
+    if row[5] is None or event.timestamp > row[5]:
+        row[5] = event.timestamp
+
+
+def subscription(state: State, event: Subscription, arrived: int) -> None:
+    """A record that also writes the account's attributes, valid from ``effective_on``, else from the event."""
+    own = _own(event)
+    status = _STATUS_AFTER.get(event.change, "active")
+    _record(state, event, arrived, {**own, "status": status}, event.change)
+    day = event.effective_on
+    valid_from = event.timestamp if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
+    for name in _SUBSCRIPTION_ATTRIBUTES:
+        if name in own:
+            _attribute(state, event, name, own[name], valid_from, arrived)
+    _attribute(state, event, "status", status, valid_from, arrived)
+    if event.change in {"trial_started", "started"}:
+        _started(state, event.account_id, valid_from)
+
+
+def custom(state: State, event: Custom, arrived: int) -> None:
+    """A line of the timeline, nothing else."""
+    _record_event(state, event, event.name, arrived, _own(event))
+
+
+def identify(state: State, event: Identify, _arrived: int) -> None:
+    """Attributes of a user."""
+    assert event.user_id is not None
+    row = state.users.setdefault((event.account_id, event.user_id), [{}, event.timestamp])
+    row[1] = min(row[1], event.timestamp)
+    at_us, key = _us(event.timestamp), event.key
+    for name, value in event.traits.items():
+        write(row[0], name, value, at_us, key)
+
+
+def group(state: State, event: Group, arrived: int) -> None:
+    """Attributes of the account; those of ``HISTORY_ATTRIBUTES`` keep their every value."""
+    for name, value in event.traits.items():
+        _attribute(state, event, name, value, event.timestamp, arrived)
+    started = event.traits.get("started_at")
+    if isinstance(started, str) and (at := start_instant(started)) is not None:
+        _started(state, event.account_id, at)
+
+
+def _own(event: EventBase) -> dict[str, Any]:
+    """The fields of its kind that the event has; a field left out says nothing."""
+    own = {name: getattr(event, name) for name in _OWN_FIELDS[type(event)]}
+    return {name: msgspec.to_builtins(value) for name, value in own.items() if value is not None}
+
+
+def _record(state: State, event: EventBase, arrived: int, fields: dict[str, Any], seen: str | None) -> None:
+    kind, at, key = type(event), event.timestamp, event.key
+    record_id: str = getattr(event, RECORD_IDS[kind])
+    if kind in _URGENT:
+        state.urgent.add(event.account_id)
+    row = state.records.setdefault((event.account_id, event.kind, record_id), [at, at, {}])
+    row[0] = min(row[0], at)
+    row[1] = max(row[1], at)
+    at_us = _us(at)
+    for name, value in fields.items():
+        write(row[2], name, value, at_us, key)
+    if seen is not None:
+        iso = at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        write(row[2], f"{seen}_at", iso, at_us, key)
+    _record_event(state, event, record_id, arrived, fields)
+
+
+def _record_event(state: State, event: EventBase, record_id: str, arrived: int, data: dict[str, Any]) -> None:
+    place = (event.account_id, event.kind, record_id, event.timestamp, event.key)
+    known_at = _EPOCH + timedelta(microseconds=arrived)
+    present = state.record_events.setdefault(place, [event.user_id, _encode(data).decode(), known_at])
+    present[2] = min(present[2], known_at)
+
+
+def _attribute(state: State, event: EventBase, name: str, value: Any, valid_from: datetime, arrived: int) -> None:
+    registers = state.attributes.setdefault(event.account_id, {})
+    write(registers, name, value, _us(valid_from), event.key)
+    if name in HISTORY_ATTRIBUTES:
+        known_at = _EPOCH + timedelta(microseconds=arrived)
+        place = (event.account_id, name, valid_from, event.key)
+        present = state.history.setdefault(place, [_encode(value).decode(), known_at])
+        present[1] = min(present[1], known_at)
+
+
+def _started(state: State, account_id: str, at: datetime) -> None:
+    row = state.accounts[account_id]
+    if row[2] is None or at < row[2]:
+        row[2] = at
+
+
+def _us(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,336 @@
+"""The consumers' loop: open the partitions that come, gather what they bring, apply it, say how far it got.
+
+Nothing here is needed for correctness: a consumer that has lost a partition without knowing fails the compare-and-set
+of ``consumers/store.py`` and reads its positions again. The loop's duties are to stay in the group, to wait out a
+database that is away, to stop a partition whose log cannot be trusted, and to notice when it is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from consumers import metrics
+from consumers.applier import Applied, Applier
+from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
+from consumers.offsets import VOLATILE, Log, Offsets, decide, mismatch
+from consumers.records import DatabaseAway, LostPartition, Position
+from consumers.store import TRANSIENT
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.2
+BEAT_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
+NEVER: Final = -1
+
+
+class Stuck(RuntimeError):
+    """The broker has more and nothing moves: only a new process helps. The supervisor starts one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How much at once. Live, small batches reach the evaluators soon; behind, large ones cost less an event."""
+
+    live_records: int = 1_000
+    behind_records: int = 20_000
+    linger_seconds: float = 0.1
+    behind_from: int = 5_000  # lag, in records
+    stuck_seconds: float = 60.0
+
+
+@dataclass(kw_only=True)
+class Status:
+    """For the readiness of the role: connected, and every held partition read."""
+
+    connected: bool = False
+    database_away: bool = False
+    stopped: dict[Partition, str] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        found = [] if self.connected else ["the broker is not reached"]
+        found += ["the database is away"] if self.database_away else []
+        return found + [f"{topic}[{partition}] is stopped: {why}" for (topic, partition), why in self.stopped.items()]
+
+
+class Loop:
+    """One member of the group. ``incarnation`` marks the log of a volatile broker."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        applier: Applier,
+        offsets: Offsets,
+        *,
+        clock: Callable[[], datetime],
+        pace: Pace,
+        status: Status,
+        incarnation: str | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._applier = applier
+        self._offsets = offsets
+        self._clock = clock
+        self._pace = pace
+        self._status = status
+        self._incarnation = incarnation
+        self._generation = NEVER
+        self._positions: dict[Partition, Position] = {}
+        self._unchecked: set[Partition] = set()  # whose last applied record is still to be compared
+        self._lag: dict[Partition, int] = {}
+        self._moved: dict[Partition, tuple[int, float]] = {}  # next offset, and since when it stands there
+        self._committed: dict[Partition, int] = {}
+        self._next_beat = 0.0
+        self._rebalancing = False
+
+    def on_revoked(self, _: frozenset[Partition]) -> None:
+        """The consumer's hook: a rebalance begins."""
+        self._rebalancing = True
+
+    def on_assigned(self, _: frozenset[Partition]) -> None:
+        """The consumer's hook: it has ended."""
+        self._rebalancing = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop``. Raises Stuck, and BrokerError when reading cannot go on."""
+        while not stop.is_set():
+            if self._generation != self._consumer.generation and not await self._open():
+                await self._idle(RETRY_SECONDS)
+                continue
+            polled = await self._gather()
+            if polled:
+                await self._apply(polled, stop)
+            if time.monotonic() >= self._next_beat:
+                await self._beat()
+                self._next_beat = time.monotonic() + BEAT_SECONDS
+        await self._tell_kafka()
+
+    async def _open(self) -> bool:
+        """Positions every partition held; False: try again."""
+        generation = self._consumer.generation
+        held = self._consumer.assignment
+        metrics.forget([*self._positions, *self._status.stopped])
+        for state in (self._positions, self._lag, self._moved, self._committed, self._status.stopped):
+            state.clear()
+        self._unchecked.clear()
+        self._applier.forget()
+        if held:
+            try:
+                logs = await self._logs(held)
+                now = self._clock()
+                stored = await self._offsets.open(logs, now)
+                for place, row in stored.items():
+                    opening = decide(row, logs[place])
+                    position = row.position
+                    if opening.action == "stop":
+                        await self._stop(position, opening.reason)
+                        continue
+                    if opening.action == "anew":
+                        logger.warning("%s[%d] starts anew: %s", *place, opening.reason)
+                        position = await self._offsets.start_anew(row, logs[place], now)
+                    else:
+                        await self._offsets.identify(position, logs[place], now)
+                    self._start(position, logs[place], check=opening.check)
+            except (BrokerUnavailable, *TRANSIENT) as error:
+                logger.warning("partitions not opened: %r", error)
+                return False
+            logger.info("%d partitions opened, %d stopped", len(self._positions), len(self._status.stopped))
+        self._generation = generation
+        return True
+
+    async def _logs(self, held: frozenset[Partition]) -> dict[Partition, Log]:
+        starts = await self._consumer.beginning_offsets(held)
+        ends = await self._consumer.end_offsets(held)
+        topic_ids = await self._consumer.topic_ids()
+        volatile = self._incarnation is not None
+        cluster = f"{VOLATILE}{self._incarnation}" if volatile else await self._consumer.cluster_id()
+        return {
+            place: Log(cluster_id=cluster, topic_id=topic_ids.get(place[0]), start=starts[place], end=ends[place])
+            for place in held
+        }
+
+    def _start(self, position: Position, log: Log, *, check: bool) -> None:
+        """Reads from the position, or from the last applied record when that is to be compared first."""
+        topic, partition = position.place
+        first = position.last_offset if check and position.last_offset is not None else position.next_offset
+        if self._consumer.seek(topic, partition, first):
+            self._positions[position.place] = position
+            self._lag[position.place] = log.end - position.next_offset
+            metrics.STOPPED.labels(topic, str(partition)).set(0)
+            if check:
+                self._unchecked.add(position.place)
+
+    async def _stop(self, position: Position, reason: str) -> None:
+        """Loudly: log, metric, readiness, and in the database for the API."""
+        place = position.place
+        logger.error("%s[%d] is stopped at %d: %s", *place, position.next_offset, reason)
+        self._consumer.pause([place])
+        self._positions.pop(place, None)
+        self._unchecked.discard(place)
+        self._status.stopped[place] = reason
+        metrics.STOPPED.labels(place[0], str(place[1])).set(1)
+        try:
+            await self._offsets.stop(position, reason, self._clock())
+        except TRANSIENT as error:
+            logger.warning("the stop is not noted yet: %r", error)
+            self._generation = NEVER
+
+    async def _gather(self) -> dict[Partition, list[Record]]:
+        """A batch: what comes within the linger time of its first record, up to the size that the lag asks for."""
+        behind = self._behind
+        most = self._pace.behind_records if behind else self._pace.live_records
+        polled = await self._poll(most, POLL_SECONDS)
+        count = sum(map(len, polled.values()))
+        deadline = time.monotonic() + self._pace.linger_seconds
+        while 0 < count < most and (left := deadline - time.monotonic()) > 0:
+            more = await self._poll(most - count, left)
+            for place, records in more.items():
+                polled.setdefault(place, []).extend(records)
+                count += len(records)
+        return await self._checked(polled)
+
+    async def _poll(self, most: int, timeout: float) -> dict[Partition, list[Record]]:
+        try:
+            return await self._consumer.getmany(most, timeout)
+        except BrokerUnavailable as error:
+            logger.warning("nothing read: %s", error)
+            await asyncio.sleep(timeout)
+        except OffsetOutOfRange as error:
+            place = (error.topic, error.partition)
+            position = self._positions.get(place)
+            if place in self._unchecked:
+                # Retention may have taken the record since we looked: look again.
+                self._generation = NEVER
+            elif position is not None:
+                await self._stop(position, f"the log does not hold offset {error.offset} (any more)")
+        return {}
+
+    async def _checked(self, polled: dict[Partition, list[Record]]) -> dict[Partition, list[Record]]:
+        """Compares the first record of partitions just opened with what was applied there, and takes it away."""
+        for place in self._unchecked & polled.keys():
+            position, records = self._positions[place], polled[place]
+            reason = mismatch(position, records[0])
+            if reason is not None:
+                del polled[place]
+                await self._stop(position, reason)
+                continue
+            self._unchecked.discard(place)
+            del records[0]
+        return polled
+
+    async def _apply(self, polled: Mapping[Partition, list[Record]], stop: asyncio.Event) -> None:
+        """Until it is stored, or the partitions are lost. While the database is away they are paused, and polled on,
+        so that the group does not think us dead."""
+        paused = False
+        while not stop.is_set() and self._generation == self._consumer.generation:
+            try:
+                applied = await self._applier.apply(
+                    polled, self._positions, now=self._clock(), catching_up=self._behind
+                )
+            except LostPartition as error:
+                logger.warning("batch undone, others hold or erased: %s", error)
+                metrics.LOST.inc()
+                self._generation = NEVER
+                await asyncio.sleep(POLL_SECONDS)
+            except DatabaseAway as error:
+                logger.warning("waiting for the database: %s", error)
+                if not paused:
+                    paused = True
+                    self._away(True)
+                    self._consumer.pause(self._positions)
+                await self._idle(RETRY_SECONDS)
+                continue
+            else:
+                self._advance(applied)
+            break
+        if paused:
+            self._away(False)
+            self._consumer.resume(self._positions)
+            self._moved.clear()
+
+    def _advance(self, applied: Applied | None) -> None:
+        if applied is not None:
+            self._positions.update(applied.positions)
+
+    def _away(self, away: bool) -> None:
+        self._status.database_away = away
+        metrics.AWAY.set(away)
+
+    async def _idle(self, seconds: float) -> None:
+        """Waits, staying a member of the group. What comes is dropped: the partitions are paused, or opened anew."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            await self._poll(1, 0.0)
+            await asyncio.sleep(min(left, POLL_SECONDS))
+
+    async def _beat(self) -> None:
+        """Each second: lag, how far everything is complete, whether anything is stuck."""
+        positions = dict(self._positions)
+        if not positions:
+            self._status.connected = True
+            return
+        asked_at = self._clock()
+        try:
+            ends = await self._consumer.end_offsets(positions)
+        except BrokerUnavailable as error:
+            logger.warning("lag not known: %s", error)
+            self._status.connected = False
+            self._moved.clear()
+            return
+        self._status.connected = True
+        through = []
+        for place, position in positions.items():
+            self._lag[place] = lag = max(ends[place] - position.next_offset, 0)
+            metrics.LAG.labels(place[0], str(place[1])).set(lag)
+            at = _complete_through(position, lag, asked_at)
+            if place not in self._unchecked and at is not None:
+                through.append((position, at))
+        try:
+            await self._offsets.beat(through, asked_at)
+        except TRANSIENT as error:
+            logger.warning("progress not noted: %r", error)
+            self._moved.clear()
+            return
+        self._watch(positions)
+        await self._tell_kafka()
+
+    def _watch(self, positions: Mapping[Partition, Position]) -> None:
+        now = time.monotonic()
+        for place, position in positions.items():
+            offset, since = self._moved.get(place, (NEVER, now))
+            if offset != position.next_offset or not self._lag[place]:
+                self._moved[place] = (position.next_offset, now)
+            elif now - since > self._pace.stuck_seconds:
+                raise Stuck(
+                    f"{place[0]}[{place[1]}] stands at {position.next_offset} for {now - since:.0f} s "
+                    f"while the broker has {self._lag[place]} more"
+                )
+
+    async def _tell_kafka(self) -> None:
+        """For lag tools only. During a rebalance the answer would wait for its end."""
+        if self._rebalancing:
+            return
+        moved = {place: p.next_offset for place, p in self._positions.items()
+                 if self._committed.get(place) != p.next_offset and p.last_offset is not None}  # fmt: skip
+        if moved and await self._consumer.commit(moved):
+            self._committed.update(moved)
+
+    @property
+    def _behind(self) -> bool:
+        return sum(self._lag.values()) > self._pace.behind_from
+
+
+def _complete_through(position: Position, lag: int, asked_at: datetime) -> datetime | None:
+    """Everything applied: as of the question. Else as of the last applied record, by the broker's time."""
+    if lag == 0:
+        return asked_at
+    if position.last_timestamp_ms is None or position.last_timestamp_ms < 0:
+        return None
+    ago_ms = asked_at.timestamp() * 1000 - position.last_timestamp_ms
+    return asked_at - timedelta(milliseconds=max(ago_ms, 0))

@@ -1,0 +1,181 @@
+"""Where each partition stands, and whether its log is still the one that was read before.
+
+The positions live in Postgres. On assignment the stored ones are compared with what the broker has: another cluster or
+topic, a log that is shorter than what was applied, or that no longer reaches back to it, stops the partition. So does
+another record at the place of the last applied one. A stopped partition is never skipped ahead: it is paused, said
+loudly, and waits for somebody to decide (``start_anew``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from consumers.broker import Partition, Record
+from consumers.records import Position, fingerprint
+from consumers.store import raw_connection
+
+VOLATILE: Final = "volatile:"
+"""Prefix of the cluster id of a broker whose log does not outlive it."""
+
+CREATE: Final = """
+INSERT INTO stream_offsets (group_id, topic, partition, next_offset, cluster_id, topic_id, updated_at)
+SELECT $1, u.*, $6 FROM unnest($2::text[], $3::int[], $4::bigint[], $5::text[], $7::text[])
+    AS u(topic, partition, next_offset, cluster_id, topic_id)
+ON CONFLICT DO NOTHING
+"""
+READ: Final = """
+SELECT o.topic, o.partition, o.next_offset, o.epoch, o.cluster_id, o.topic_id, o.last_offset, o.last_timestamp_ms,
+    o.last_crc, o.stopped_reason
+FROM stream_offsets o JOIN unnest($2::text[], $3::int[]) AS u(topic, partition)
+    ON o.topic = u.topic AND o.partition = u.partition WHERE o.group_id = $1
+"""
+ANEW: Final = """
+UPDATE stream_offsets SET next_offset = $4, epoch = epoch + 1, cluster_id = $5, topic_id = $6, last_offset = NULL,
+    last_timestamp_ms = NULL, last_crc = NULL, stopped_reason = NULL, updated_at = $7
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $8
+"""
+IDENTIFY: Final = """
+UPDATE stream_offsets SET cluster_id = coalesce(cluster_id, $4::text), topic_id = coalesce(topic_id, $5::text),
+    stopped_reason = NULL, updated_at = $6
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $7
+    AND (cluster_id IS NULL OR (topic_id IS NULL AND $5::text IS NOT NULL) OR stopped_reason IS NOT NULL)
+"""
+STOP: Final = """
+UPDATE stream_offsets SET stopped_reason = $4, updated_at = $5
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $6
+"""
+BEAT: Final = """
+UPDATE stream_offsets o SET complete_through = GREATEST(o.complete_through, u.through), updated_at = $6
+FROM unnest($2::text[], $3::int[], $4::bigint[], $5::timestamptz[], $7::bigint[])
+    AS u(topic, partition, next_offset, through, epoch)
+WHERE o.group_id = $1 AND o.topic = u.topic AND o.partition = u.partition AND o.next_offset = u.next_offset
+    AND o.epoch = u.epoch AND o.stopped_reason IS NULL
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A row of ``stream_offsets`` as far as opening a partition needs it."""
+
+    position: Position
+    cluster_id: str | None
+    topic_id: str | None
+    stopped_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """What the broker says of a partition now: offsets from ``start`` up to, not including, ``end``."""
+
+    cluster_id: str | None
+    topic_id: str | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """The decision for a partition: ``read`` from the position (``check`` the last record first), begin ``anew``, or
+    ``stop``; with its reason."""
+
+    action: Literal["read", "anew", "stop"]
+    check: bool = False
+    reason: str = ""
+
+
+def decide(stored: Stored, log: Log) -> Opening:
+    """How to go on with a partition. Pure."""
+    position = stored.position
+    was, now = stored.cluster_id, log.cluster_id
+    if was is not None and now is not None and was != now:
+        if was.startswith(VOLATILE):
+            reason = f"the broker's volatile log is gone; {position.next_offset} records of it had been applied, "
+            return Opening(action="anew", reason=reason + "whatever else it held was not read")
+        return Opening(action="stop", reason=f"the offsets belong to the cluster {was}, this is {now}")
+    if stored.topic_id is not None and log.topic_id is not None and stored.topic_id != log.topic_id:
+        return Opening(
+            action="stop", reason=f"the topic was made anew: its id was {stored.topic_id}, is {log.topic_id}"
+        )
+    if position.next_offset > log.end:
+        return Opening(
+            action="stop", reason=f"{position.next_offset} was next, but the log ends at {log.end}: truncated"
+        )
+    if position.next_offset < log.start:
+        lost = log.start - position.next_offset
+        reason = f"{position.next_offset} was next, but the log starts at {log.start}: {lost} offsets were lost unread"
+        return Opening(action="stop", reason=reason)
+    check = position.last_offset is not None and position.last_offset >= log.start
+    return Opening(action="read", check=check, reason="as stored")
+
+
+def mismatch(position: Position, first: Record) -> str | None:
+    """Whether ``first``, read again at the place of the last applied record, is another one. Pure."""
+    if first.offset != position.last_offset:
+        return f"the last applied record {position.last_offset} is gone, the next one is {first.offset}"
+    if first.timestamp_ms != position.last_timestamp_ms or fingerprint(first) != position.last_crc:
+        return f"the record at {first.offset} is not the one that was applied there: another log under the same name"
+    return None
+
+
+class Offsets:
+    """The rows of ``stream_offsets`` of one consumer group."""
+
+    def __init__(self, engine: AsyncEngine, group: str) -> None:
+        self._engine = engine
+        self._group = group
+
+    async def open(self, logs: Mapping[Partition, Log], now: datetime) -> dict[Partition, Stored]:
+        """The stored rows; a partition seen for the first time begins at the start of its log."""
+        partitions = sorted(logs)
+        columns = [
+            (topic, partition, logs[topic, partition].start, logs[topic, partition].cluster_id)
+            for topic, partition in partitions
+        ]
+        topic_ids = [logs[place].topic_id for place in partitions]
+        async with raw_connection(self._engine) as connection:
+            await connection.execute(CREATE, self._group, *zip(*columns, strict=True), now, topic_ids)
+            rows = await connection.fetch(READ, self._group, *zip(*partitions, strict=True))
+        return {(row["topic"], row["partition"]): _stored(row) for row in rows}
+
+    async def start_anew(self, stored: Stored, log: Log, now: datetime) -> Position:
+        """Begins at the start of the log that is there now. The new epoch fences whatever is still in flight."""
+        p = stored.position
+        async with raw_connection(self._engine) as connection:
+            await connection.execute(
+                ANEW, self._group, p.topic, p.partition, log.start, log.cluster_id, log.topic_id, now, p.epoch
+            )
+        return Position(topic=p.topic, partition=p.partition, next_offset=log.start, epoch=p.epoch + 1)
+
+    async def identify(self, position: Position, log: Log, now: datetime) -> None:
+        """Notes the ids of the log where none were known, and that the partition is no longer stopped."""
+        async with raw_connection(self._engine) as connection:
+            await connection.execute(
+                IDENTIFY, self._group, *position.place, log.cluster_id, log.topic_id, now, position.epoch
+            )
+
+    async def stop(self, position: Position, reason: str, now: datetime) -> None:
+        async with raw_connection(self._engine) as connection:
+            await connection.execute(STOP, self._group, *position.place, reason, now, position.epoch)
+
+    async def beat(self, through: Sequence[tuple[Position, datetime]], now: datetime) -> None:
+        """Says until when each partition is known to be complete; where it moved meanwhile, nothing is said."""
+        rows = sorted((p.topic, p.partition, p.next_offset, at, p.epoch) for p, at in through)
+        if not rows:
+            return
+        topics, partitions, offsets, times, epochs = zip(*rows, strict=True)
+        async with raw_connection(self._engine) as connection:
+            await connection.execute(BEAT, self._group, topics, partitions, offsets, times, now, epochs)
+
+
+def _stored(row: Any) -> Stored:
+    position = Position(
+        topic=row["topic"], partition=row["partition"], next_offset=row["next_offset"], epoch=row["epoch"],
+        last_offset=row["last_offset"], last_timestamp_ms=row["last_timestamp_ms"], last_crc=row["last_crc"],
+    )  # fmt: skip
+    return Stored(position=position, cluster_id=row["cluster_id"], topic_id=row["topic_id"],
+                  stopped_reason=row["stopped_reason"])  # fmt: skip

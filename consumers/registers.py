@@ -1,0 +1,32 @@
+"""Registers: fields that keep the value of the last write by (event time, event key). Pure.
+
+The same comparison as ``kizashi_merge_registers`` in the database, so that it does not matter where two writes meet.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+Register = tuple[int, str, Any]
+"""(event time in epoch µs, event key, value); null is a value."""
+Registers = dict[str, Register]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def write(registers: Registers, name: str, value: Any, at_us: int, key: str) -> None:
+    """Keeps the greater of what is there and this, by (time, key); code point order is Postgres's "C"."""
+    present = registers.get(name)
+    if present is None or (at_us, key) > present[:2]:
+        registers[name] = (at_us, key, value)
+    elif (at_us, key) == present[:2] and _encode(value) > _encode(present[2]):
+        # Two values under one event key: only a producer that reuses an id does this, and then any rule will do,
+        # as long as it does not depend on the order.
+        registers[name] = (at_us, key, value)
+
+
+def to_json(registers: Registers) -> str:
+    """As stored: {"field": {"v": value, "t": µs, "k": key}}."""
+    return _encode({name: {"v": value, "t": at, "k": key} for name, (at, key, value) in registers.items()}).decode()
