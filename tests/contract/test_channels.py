@@ -265,6 +265,21 @@ async def test_private_addresses_are_refused_unless_allowed(inbox: Inbox) -> Non
     assert inbox.messages() == []
 
 
+async def test_a_mail_server_without_encryption_gets_nothing_when_encryption_is_wanted(inbox: Inbox) -> None:
+    for wanted in ("starttls", "tls"):
+        channel = build(settings_for(inbox, smtp_tls=wanted, smtp_username="kizashi", smtp_password=SECRET))["email"]
+        result = await send(channel, KIT["email"].target(inbox))
+        assert result.outcome == "retry"
+        assert "mail server could not be used" in result.detail
+    assert inbox.messages() == []
+
+
+async def test_a_bad_address_is_given_up_at_once(inbox: Inbox, ways: dict[str, Channel]) -> None:
+    result = await send(ways["email"], Target(name="nobody", address="nobody"))
+    assert (result.outcome, result.detail) == ("permanent", "not an e-mail address: write name@example.com")
+    assert inbox.messages() == []
+
+
 async def test_targets_find_their_address_only_when_sending(engine: AsyncEngine, inbox: Inbox) -> None:
     async with engine.begin() as conn:
         await conn.execute(

@@ -13,6 +13,8 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
 from alerts.render.clean import clean, clean_header
@@ -21,6 +23,7 @@ from alerts.render.slack import slack
 from alerts.render.view import CLOSING, AlertView, Kind, Language, from_json, language_of, to_json
 from alerts.render.webhook import webhook
 from alerts.render.wording import KIND_TITLES, LEADS, WORDS, day, instant, money
+from embedded.inbox.slack import check_payload
 from tests.messages import NOW, make_view
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -237,6 +240,16 @@ def test_times_are_shown_where_the_reader_lives_and_ages_in_days() -> None:
     assert day(date(2026, 2, 17), at, "Asia/Tokyo", "en") == "17 Feb 2026 (today)"
     assert day(date(2026, 2, 17), at, "UTC", "en") == "17 Feb 2026 (in 1 day)"
     assert day(date(2026, 2, 15), at, "UTC", "ja") == "2026年2月15日（1日前）"
+
+
+@given(name=st.text(max_size=300), language=st.sampled_from(LANGUAGES), kind=st.sampled_from(KINDS))
+def test_any_name_makes_a_legal_message_everywhere(name: str, language: Language, kind: Kind) -> None:
+    words = {"en": name, "ja": name}
+    view = make_view(
+        account_name=name, plan=name, owner_name=name, rule_title=words, reasons=words, suggestion=words, kind=kind
+    )
+    check_payload(json.dumps(slack(view, language, mention=True)).encode())
+    assert set(as_mail(view, language).keys()) == set(as_mail(make_view(), language).keys())
 
 
 def test_cleaning_keeps_words_and_drops_tricks() -> None:
