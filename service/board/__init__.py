@@ -24,7 +24,7 @@ def router(deps: Deps) -> APIRouter:
     made = APIRouter(include_in_schema=False)
 
     def add(path: str, view: View, *, method: str = "GET", public: bool = False) -> None:
-        made.add_route(path, endpoint(board, view, public=public), methods=[method], include_in_schema=False)
+        made.add_api_route(path, endpoint(board, view, public=public), methods=[method], response_model=None)
 
     async def static(request: Request) -> Response:
         asset = board.by_served_name.get(request.path_params["name"])
@@ -33,7 +33,7 @@ def router(deps: Deps) -> APIRouter:
         headers = {"Cache-Control": ONE_YEAR, "X-Content-Type-Options": "nosniff"}
         return Response(asset.body, media_type=asset.media_type, headers=headers)
 
-    made.add_route("/static/{name}", static, methods=["GET"], include_in_schema=False)
+    made.add_api_route("/static/{name}", static, methods=["GET"], response_model=None)
     add("/", pages.accounts)
     # Account ids are the customer's own and may contain slashes.
     add("/accounts/{account_id:path}", pages.account)

@@ -79,6 +79,11 @@ class RiskForm:
         )
 
     @property
+    def narrowed(self) -> bool:
+        """Whether one of the filters is set that a small screen folds away."""
+        return any((self.owner, self.rule, self.plan, self.min_mrr, self.renews_before))
+
+    @property
     def where(self) -> RiskFilter:
         return RiskFilter(
             bands=self.bands,

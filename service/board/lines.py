@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
 from health.catalogue import SIGNALS, SignalRef
+from health.scorecards import FULL_MARK, explain
 from service.board import formats
 from service.board.words import Words
 from service.queries import DeliveryItem, TimelineEntry, Transition
@@ -17,7 +18,6 @@ Tone = str
 """``good``, ``bad``, ``use`` or nothing: the shape of an entry's mark; the wording says the same."""
 
 DETRACTOR, PROMOTER = 6, 9
-WORST_NAMED = 2
 
 STATES = {"open": "Open", "resolved": "Resolved", "withdrawn": "Withdrawn"}
 ENDINGS = {"resolved": "No longer true", "withdrawn": "Withdrawn: it was not so"}
@@ -92,6 +92,45 @@ ATTRIBUTES = {
 }
 
 
+SIGNAL_NAMES = {
+    "days_since_login": "Days since login",
+    "days_since_activity": "Days since activity",
+    "logins_7d": "Logins, 7 days",
+    "logins_28d": "Logins, 28 days",
+    "events_28d": "Activity, 28 days",
+    "active_days_28d": "Active days of 28",
+    "usage_change_28d": "Usage against the 28 days before",
+    "usage_change_7d_28d": "Usage this week against the weeks before",
+    "active_users_28d": "Active users, 28 days",
+    "seat_utilisation": "Seats in use",
+    "features_used_28d": "Features used, 28 days",
+    "feature_used": "Feature ever used",
+    "days_since_feature": "Days since feature",
+    "days_to_renewal": "Days to renewal",
+    "mrr": "MRR",
+    "seats": "Seats",
+    "failed_payments": "Failed payments",
+    "failed_payments_30d": "Failed payments, 30 days",
+    "plan": "Plan",
+    "status": "Status",
+    "segment": "Segment",
+    "touch_model": "Touch model",
+    "owner": "Owner",
+    "open_tickets": "Open tickets",
+    "nps_last": "Last NPS answer",
+    "days_since_survey": "Days since survey",
+    "days_since_contact": "Days since our contact",
+    "days_since_start": "Days since start",
+    "milestones_done": "Milestones reached",
+    "onboarding_overdue_milestones": "Overdue milestones",
+    "goals_reached": "Goals reached",
+    "score": "Score",
+    "score_change_28d": "Score change, 28 days",
+    "band": "Health",
+}
+"""Short names for people; a signal without one goes by the catalogue's meaning."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimelineLine:
     """``day`` is set for the lines that sum up a day."""
@@ -104,6 +143,23 @@ class TimelineLine:
     at: datetime
     day: date | None
     last_at: datetime | None
+
+
+def timeline_lines(entries: Sequence[TimelineEntry], words: Words) -> list[TimelineLine]:
+    """One line each, but the uses and the logins of one day share theirs."""
+    made: list[TimelineLine] = []
+    for entry in entries:
+        line = timeline_line(entry, words)
+        if made and line.day is not None and made[-1].day == line.day:
+            before = made.pop()
+            line = replace(
+                before,
+                what=words("{a}, {b}", a=before.what, b=line.what),
+                detail=before.detail or line.detail,
+                last_at=max(filter(None, (before.last_at, line.last_at)), default=None),
+            )
+        made.append(line)
+    return made
 
 
 def timeline_line(entry: TimelineEntry, words: Words) -> TimelineLine:
@@ -192,13 +248,13 @@ def _day(value: Any, words: Words) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WhyLine:
-    """``track`` and ``fill`` are the bar's lengths in hundredths; ``possible`` is None for caps and overrides."""
+    """``most`` is what the line can take away at worst, None for the full mark and for caps; ``track`` and ``fill`` are
+    the bar's lengths in hundredths."""
 
-    title: str
-    value: str
-    reason: str
+    text: str
+    group: str
     points: float
-    possible: float | None
+    most: float | None
     track: float
     fill: float
 
@@ -212,44 +268,34 @@ class Why:
     total: float
 
 
-def why(contributions: Sequence[Mapping[str, Any]], score: float | None, band: str | None, words: Words) -> Why | None:
-    """None when there is no score to explain."""
+def why(contributions: Sequence[Mapping[str, Any]], score: float | None, words: Words) -> Why | None:
+    """The full mark, then what was lost, most first. None when there is no score to explain."""
     if score is None or not contributions:
         return None
-    weights = sum(float(raw.get("weight") or 0) for raw in contributions)
-    possible = [
-        100 * float(raw["weight"]) / weights if raw.get("weight") and weights else None for raw in contributions
-    ]
-    largest = max([*(p for p in possible if p), *(abs(_points(raw)) for raw in contributions), 1.0])
-    lines = tuple(_why_line(raw, most, largest, words) for raw, most in zip(contributions, possible, strict=True))
-    return Why(sentence=_why_sentence(lines, score, band, words), lines=lines, total=score)
-
-
-def _points(raw: Mapping[str, Any]) -> float:
-    return float(raw.get("contribution") or 0.0)
-
-
-def _why_line(raw: Mapping[str, Any], possible: float | None, largest: float, words: Words) -> WhyLine:
-    measure = str(raw.get("measure") or "")
-    return WhyLine(
-        title=localised(raw["title"], words) if raw.get("title") else measure_name(measure, words),
-        value=formats.value_of(raw.get("value"), unit_of(measure), words),
-        reason=localised(raw.get("reason"), words),
-        points=_points(raw),
-        possible=possible,
-        track=round(100 * (possible or 0) / largest, 1),
-        fill=round(100 * abs(_points(raw)) / largest, 1),
+    ordered = sorted(contributions, key=lambda raw: (raw["measure"] != FULL_MARK, raw["contribution"]))
+    scale = max([1.0, *(max(_most(raw) or 0.0, -raw["contribution"]) for raw in contributions)])
+    return Why(
+        sentence=explain([dict(raw) for raw in contributions], words.language),
+        lines=tuple(_why_line(raw, scale, words) for raw in ordered),
+        total=score,
     )
 
 
-def _why_sentence(lines: Sequence[WhyLine], score: float, band: str | None, words: Words) -> str:
-    shown = formats.number(score, words)
-    losses = sorted(((line.possible or 0.0) - line.points, line.title) for line in lines)
-    worst = [title for loss, title in reversed(losses) if loss > 1][:WORST_NAMED]
-    if not worst or band == "green":
-        return words("Score {score} of 100.", score=shown)
-    titles = words("{a} and {b}", a=worst[0], b=worst[1]) if len(worst) > 1 else worst[0]
-    return words("Score {score} of 100. Most points are lost on: {titles}.", score=shown, titles=titles)
+def _most(raw: Mapping[str, Any]) -> float | None:
+    measured = raw["measure"] != FULL_MARK and raw.get("weight") is not None
+    return 100 * float(raw["weight"]) if measured else None
+
+
+def _why_line(raw: Mapping[str, Any], scale: float, words: Words) -> WhyLine:
+    text, most, points = localised(raw.get("reason"), words), _most(raw), float(raw["contribution"])
+    return WhyLine(
+        text=text[:1].upper() + text[1:],
+        group=str(raw.get("group") or ""),
+        points=points,
+        most=most,
+        track=round(100 * (most or 0.0) / scale, 1),
+        fill=round(100 * max(0.0, -points) / scale, 1),
+    )
 
 
 def localised(text: Any, words: Words) -> str:
@@ -260,18 +306,25 @@ def localised(text: Any, words: Words) -> str:
 
 
 def measure_name(measure: str, words: Words) -> str:
-    """The catalogue's meaning up to its first border: what comes after it is for whoever writes rules."""
+    """What people call a signal, such as ``Days since feature: export``."""
     try:
         reference = SignalRef.parse(measure)
     except ValueError:
         return measure
-    signal = SIGNALS.get(reference.name)
-    if signal is None:
-        return measure.replace("_", " ").capitalize()
-    meaning = signal.meaning[words.language]
-    for border in (";", "。", "(", "(", ": "):
-        meaning = meaning.partition(border)[0]
-    return f"{meaning.strip()}: {reference.argument}" if reference.argument else meaning.strip()
+    name = words(SIGNAL_NAMES[reference.name]) if reference.name in SIGNAL_NAMES else _meaning(reference.name, words)
+    return f"{name}: {reference.argument}" if reference.argument else name
+
+
+def _meaning(signal: str, words: Words) -> str:
+    if signal not in SIGNALS:
+        return signal.replace("_", " ").capitalize()
+    return SIGNALS[signal].meaning[words.language]
+
+
+def meaning_of(measure: str, words: Words) -> str:
+    """The catalogue's whole meaning, for hovering; empty when it does not know the signal."""
+    name = measure.partition("[")[0]
+    return SIGNALS[name].meaning[words.language] if name in SIGNALS else ""
 
 
 def unit_of(measure: str) -> str | None:
@@ -285,6 +338,7 @@ def unit_of(measure: str) -> str | None:
 @dataclass(frozen=True, kw_only=True)
 class SignalLine:
     reference: str
+    name: str
     meaning: str
     value: str
 
@@ -295,7 +349,8 @@ def signal_lines(signals: Mapping[str, Any], words: Words) -> list[SignalLine]:
     return [
         SignalLine(
             reference=reference,
-            meaning=measure_name(reference, words),
+            name=measure_name(reference, words),
+            meaning=meaning_of(reference, words),
             value=formats.value_of(signals[reference], unit_of(reference), words),
         )
         for reference in sorted(signals, key=lambda r: (order.get(r.partition("[")[0], len(order)), r))
@@ -311,7 +366,8 @@ class Step:
     tone: Tone
 
 
-def step(transition: Transition, words: Words) -> Step:
+def step(transition: Transition, why: Mapping[str, str], words: Words) -> Step:
+    """``why`` is the alert's reason: where the machine's words repeat it in English, the reader gets theirs."""
     what = words(TRANSITIONS.get(transition.kind, transition.kind))
     outcome = transition.data.get("outcome")
     if outcome in formats.OUTCOMES:
@@ -320,12 +376,17 @@ def step(transition: Transition, words: Words) -> Step:
     return Step(
         at=transition.at,
         what=what,
-        reason="" if transition.reason in repeated else transition.reason,
+        reason="" if transition.reason in repeated else _own_words(transition.reason, why, words),
         actor=actor_name(transition.actor),
         tone={"opened": "bad", "reopened": "bad", "escalated": "bad", "resolved": "good", "withdrawn": "good"}.get(
             transition.kind, ""
         ),
     )
+
+
+def _own_words(reason: str, why: Mapping[str, str], words: Words) -> str:
+    english = why.get("en")
+    return reason.replace(english, localised(why, words)) if english else reason
 
 
 def actor_name(actor: str) -> str:

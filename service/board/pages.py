@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -100,7 +100,9 @@ def risk_row(visit: Visit, item: RiskItem, course: Activity) -> RiskRow:
     return RiskRow(
         item=item,
         top=item.alerts[0] if item.alerts else None,
-        change=visit.words("{points} in 28 days", points=formats.signed(change)) if change and abs(change) >= 1 else "",
+        change=visit.words("{points} in 28 days", points=formats.signed(round(change)))
+        if change and abs(change) >= 1
+        else "",
         spark=formats.sparkline(course.events),
         spark_label=lines.spark_label(course.events, visit.words),
     )
@@ -167,15 +169,20 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
     own = account_url(account_id)
     return {
         "account": found,
-        "alerts": [alert_entry(visit, alert) for alert in found.alerts],
-        "why": lines.why(found.contributions, found.score, found.band, words),
+        "alerts": [alert_entry(visit, alert) for alert in sorted(found.alerts, key=_pressing)],
+        "why": lines.why(found.contributions, found.score, words),
         "signals": lines.signal_lines(found.signals, words),
         "scores": scores,
         "days": day_rows(course),
-        "timeline": [lines.timeline_line(entry, words) for entry in timeline.items],
+        "timeline": lines.timeline_lines(timeline.items, words),
         "older_url": f"{own}?{urlencode({'before': timeline.next_cursor})}" if timeline.next_cursor else None,
         "newest_url": own if before else None,
     }
+
+
+def _pressing(alert: AlertItem) -> tuple[int, datetime]:
+    """Worst first, then the oldest."""
+    return list(formats.SEVERITIES).index(alert.severity) if alert.severity in formats.SEVERITIES else 9, alert.since
 
 
 def _no_account(visit: Visit) -> Refused:
@@ -308,8 +315,8 @@ def _alert_context(visit: Visit, detail: AlertDetail) -> dict[str, Any]:
         "suggestion": rules.suggestion(alert.rule_id, words),
         "state": words(lines.STATES.get(alert.state, alert.state)),
         "signals": lines.signal_lines(detail.signals, words),
-        "why": lines.why(detail.contributions, alert.score, None, words),
-        "steps": [lines.step(transition, words) for transition in detail.transitions],
+        "why": lines.why(detail.contributions, alert.score, words),
+        "steps": [lines.step(transition, alert.reason, words) for transition in detail.transitions],
         "deliveries": [lines.delivery_line(delivery, words) for delivery in detail.deliveries],
         "outcomes": [(code, words(label)) for code, label in formats.OUTCOMES.items()],
         "tomorrow": (today + timedelta(days=1)).isoformat(),

@@ -1,4 +1,4 @@
-"""One visit to the board: who it is, in which language, and how an answer leaves with its security headers."""
+"""One visit to the board: who it is, in which language, and how an answer leaves."""
 
 from __future__ import annotations
 
@@ -33,17 +33,6 @@ LANGUAGE_COOKIE_SECONDS = 365 * 24 * 3600
 RECHECK_SECONDS = 5.0
 """How long a signed-in key is believed before it is looked up again, and how often rule files are looked at."""
 FORM_FIELDS = 20
-
-SECURITY_HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class Refused(Exception):
@@ -190,7 +179,7 @@ View = Callable[[Visit], Awaitable[Response]]
 
 
 def endpoint(board: Board, view: View, *, public: bool = False) -> Callable[[Request], Awaitable[Response]]:
-    """``view`` behind the door: a session (unless ``public``), errors as pages, security headers on everything."""
+    """``view`` behind the door: a session (unless ``public``), errors as pages, nothing kept by caches."""
 
     async def handle(request: Request) -> Response:
         now = board.deps.clock()
@@ -243,8 +232,7 @@ def _failed(visit: Visit, error: Exception) -> Response:
 
 
 def _finish(board: Board, request: Request, page: Page, response: Response) -> Response:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-store")
     if response.status_code >= 400 and request.scope["path"].startswith("/live/"):
         response.headers["HX-Reswap"] = "none"  # htmx shows error pages too; a poll must not replace its page by one
     session = page.session

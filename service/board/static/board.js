@@ -56,7 +56,7 @@
       label: names[1], value: shown, width: 0, fill: colour("--spark"), stroke: colour("--spark"), points: { show: false },
       paths: window.uPlot.paths.bars({ size: [0.7, 24] }),
     };
-    const logins = { label: names[2], value: shown, width: 2, stroke: colour("--red"), points: { show: false } };
+    const logins = { label: names[2], value: shown, width: 2, stroke: colour("--ink"), points: { show: false } };
     return {
       width: holder.clientWidth - 24,
       height: 190,
@@ -71,7 +71,7 @@
         { label: names[0], value: (_, seconds) => (seconds ? dayFormat.format(new Date(seconds * 1000)) : "–") },
         ...(score ? [line] : [bars, logins]),
       ],
-      hooks: score ? { drawClear: [drawBands] } : {},
+      hooks: { ready: [showLatest], draw: [showLatest], setCursor: [showLatest], drawClear: score ? [drawBands] : [] },
     };
   }
 
@@ -92,6 +92,11 @@
     new ResizeObserver(() => {
       if (holder.isConnected) chart.setSize({ width: holder.clientWidth - 24, height: 190 });
     }).observe(holder);
+  }
+
+  /* While nothing is pointed at, the legend tells the newest values. */
+  function showLatest(chart) {
+    if (!(chart.cursor.left >= 0)) chart.setLegend({ idx: chart.data[0].length - 1 }, false);
   }
 
   function drawPlots() {
