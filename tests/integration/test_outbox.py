@@ -37,7 +37,7 @@ async def test_enqueueing_twice_keeps_one_message(engine: AsyncEngine) -> None:
     episode = await new_episode(engine)
     await tell(engine, episode)
     async with engine.begin() as conn:
-        transition = await conn.scalar(select(deliveries.c.transition_id))
+        transition = (await conn.execute(select(deliveries.c.transition_id))).scalar_one()
         again = outbox.NewDelivery(
             transition_id=transition, view=make_view(episode_id=episode), channel="webhook", target="webhook",
             language="en", created_at=NOW,
