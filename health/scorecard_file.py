@@ -125,10 +125,13 @@ class Card(_Part):
     caps: list[Cap] = []
 
 
+_KEYS = frozenset(name for part in (Card, Measure, Cap, Words, Bands, AtRisk) for name in part.model_fields)
+
+
 def load_card(path: Path) -> tuple[Card, str]:
     """A card and its version: a hash of what it says, so that comments and layout do not count. Raises FileError."""
     file = read(path)
-    card = file.validate(Card)
+    card = file.validate(Card, _KEYS)
     if problems := list(_problems(file, card)):
         raise FileError(problems)
     content = json.dumps(card.model_dump(), sort_keys=True, ensure_ascii=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 from health.catalogue import SIGNALS, SignalRef
 from health.columns import Bools, Facts, Floats, Ints
-from health.scorecard_file import AtRisk, Bands, Card, Measure, load_card
+from health.scorecard_file import AtRisk, Bands, Cap, Card, Measure, load_card
 from health.signals.table import SignalTable
 from health.yamlfile import FileError, FileProblem
 
@@ -74,6 +74,8 @@ class Scorecards:
         self.name = f"{card.scorecard}@{version}"
         self._measures = [(measure, SignalRef.parse(measure.signal)) for measure in card.measures]
         self._caps = [(cap, SignalRef.parse(cap.signal)) for cap in card.caps]
+        self._measure_wordings = [_Wording.of(measure, ref) for measure, ref in self._measures]
+        self._cap_wordings = [_Wording.of(cap, ref) for cap, ref in self._caps]
         self._group_of = np.array([list(card.groups).index(measure.group) for measure in card.measures])
         self._weight = np.array([measure.weight for measure in card.measures])
         group_weight = np.array(list(card.groups.values()))
@@ -198,14 +200,14 @@ class Scorecards:
         )  # fmt: skip
         for values, marks, unseen, weight, less, cap_values, cut, scored in columns:
             own = [_full_mark()] if scored else []
-            for place, (measure, ref) in enumerate(self._measures):
+            for place, wording in enumerate(self._measure_wordings):
+                taken_away = less[place] if scored else 0
                 own.append(
-                    _measure_line(measure, ref, values[place], marks[place], weight[place],
-                                  less[place] if scored else 0, unseen=unseen[place])
-                )  # fmt: skip
+                    wording.measured(values[place], marks[place], weight[place], taken_away, unseen=unseen[place])
+                )
             own += [
-                _cap_line(cap.id, ref, cap_values[place], self._limit(place) / 10, cut[place], cap.reason.model_dump())
-                for place, (cap, ref) in enumerate(self._caps)
+                wording.capped(cap_values[place], self._limit(place) / 10, cut[place])
+                for place, wording in enumerate(self._cap_wordings)
                 if scored and cut[place]
             ]
             lines.append(own)
@@ -278,50 +280,61 @@ def _full_mark() -> Contribution:
             "contribution": 100.0, "reason": _FULL_MARK_REASON}  # fmt: skip
 
 
-def _measure_line(
-    measure: Measure, ref: SignalRef, value: float, mark: float, weight: float, lost: int, *, unseen: bool
-) -> Contribution:
-    missing = mark != mark  # noqa: PLR0124 - NaN
-    reason = _reason(measure.reason.model_dump(), ref, value)
-    return {
-        "measure": measure.id,
-        "group": measure.group,
-        "signal": str(ref),
-        "value": None if missing else value,
-        "points": None if missing else round(mark, 1),
-        "weight": round(weight, 4),
-        "contribution": -lost / 10 + 0.0,
-        "reason": (_INCOMPLETE if unseen else _MISSING) if missing else reason,
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wording:
+    """Writes the line of one measure or cap; made once per card, since every account has every line."""
+
+    measure: str
+    group: str | None
+    signal: str
+    unit: str
+    en: str
+    ja: str
+
+    @classmethod
+    def of(cls, part: Measure | Cap, ref: SignalRef) -> _Wording:
+        group = part.group if isinstance(part, Measure) else None
+        unit = SIGNALS[ref.name].unit
+        return cls(measure=part.id, group=group, signal=str(ref), unit=unit, en=part.reason.en, ja=part.reason.ja)
+
+    def measured(self, value: float, mark: float, weight: float, lost: int, *, unseen: bool) -> Contribution:
+        missing = mark != mark  # noqa: PLR0124 - NaN
+        return {
+            "measure": self.measure,
+            "group": self.group,
+            "signal": self.signal,
+            "value": None if missing else value,
+            "points": None if missing else round(mark, 1),
+            "weight": round(weight, 4),
+            "contribution": -lost / 10 + 0.0,
+            "reason": (_INCOMPLETE if unseen else _MISSING) if missing else self._reason(value),
+        }
+
+    def capped(self, value: float, limit: float, taken: int) -> Contribution:
+        return {
+            "measure": self.measure,
+            "group": None,
+            "signal": self.signal,
+            "value": value,
+            "points": limit,
+            "weight": None,
+            "contribution": -taken / 10,
+            "reason": self._reason(value),
+        }
+
+    def _reason(self, value: float) -> dict[str, str]:
+        en, ja = _spoken(value, self.unit)
+        return {"en": self.en.replace("{value}", en), "ja": self.ja.replace("{value}", ja)}
 
 
-def _cap_line(
-    cap: str, ref: SignalRef, value: float, limit: float, taken: int, reason: Mapping[str, str]
-) -> Contribution:
-    return {
-        "measure": cap,
-        "group": None,
-        "signal": str(ref),
-        "value": value,
-        "points": limit,
-        "weight": None,
-        "contribution": -taken / 10,
-        "reason": _reason(reason, ref, value),
-    }
-
-
-def _reason(words: Mapping[str, str], ref: SignalRef, value: float) -> dict[str, str]:
-    unit = SIGNALS[ref.name].unit
-    return {language: text.replace("{value}", _spoken(value, unit, language)) for language, text in words.items()}
-
-
-def _spoken(value: float, unit: str, language: str) -> str:
+def _spoken(value: float, unit: str) -> tuple[str, str]:
+    """A value with its unit, in English and in Japanese."""
     if unit == "days":
-        if language == "ja":
-            return f"{value:.0f}日"
-        return "1 day" if value == 1 else f"{value:.0f} days"
+        return "1 day" if value == 1 else f"{value:.0f} days", f"{value:.0f}日"
     if unit == "fraction":
-        return f"{value:.0%}"
-    if unit == "change":
-        return f"{value:+.0%}".replace("-", "−")
-    return f"{value:g}"
+        words = f"{value:.0%}"
+    elif unit == "change":
+        words = f"{value:+.0%}".replace("-", "−")
+    else:
+        words = f"{value:g}"
+    return words, words

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,18 +60,20 @@ class YamlFile:
         line, column = self.marks.get(place, (1, 1))
         return FileProblem(file=self.name, line=line, column=column, problem=problem, nearest=nearest)
 
-    def validate(self, model: type[M]) -> M:
-        """The values as ``model``. Raises FileError with every fault."""
+    def validate(self, model: type[M], keys: Collection[str]) -> M:
+        """The values as ``model``, whose keys anywhere are ``keys``. Raises FileError with every fault."""
         try:
             return model.model_validate(self.values)
         except ValidationError as error:
-            raise FileError(self._from_pydantic(detail) for detail in error.errors(include_url=False)) from None
+            raise FileError(self._from_pydantic(detail, keys) for detail in error.errors(include_url=False)) from None
 
-    def _from_pydantic(self, detail: ErrorDetails) -> FileProblem:
+    def _from_pydantic(self, detail: ErrorDetails, keys: Collection[str]) -> FileProblem:
         place: Place = tuple(detail["loc"])
         name = ".".join(str(part) for part in place) or "the file"
         if detail["type"] == "extra_forbidden":
-            return self.problem(place, f"{name}: there is no such key; remove it or correct its name")
+            close = difflib.get_close_matches(str(place[-1]), keys, n=1)
+            words = f"{name}: there is no such key; remove it or correct its name"
+            return self.problem(place, words, next(iter(close), None))
         if detail["type"] == "missing":
             return self.problem(place[:-1], f"{name} is missing")
         if detail["type"] == "literal_error":

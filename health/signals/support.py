@@ -46,9 +46,17 @@ def _days_since_survey(view: View, _: str | None) -> Floats:
 
 
 def _survey_origins(facts: Facts, _: str | None) -> Sequence[Instants]:
-    last = np.full(len(facts), NEVER, dtype=np.int64)
-    np.maximum.at(last, facts.surveys.account, facts.surveys.at)
-    return (origin(facts, last),)
+    """From the latest answer; for the past, from each earlier one and from the start."""
+    surveys = facts.surveys
+    ends = np.searchsorted(surveys.account, np.arange(len(facts)), side="right")
+    counts = np.bincount(surveys.account, minlength=len(facts))
+    answers = np.append(surveys.at, NEVER)
+    latest_first = [
+        np.where(counts > place, answers[np.where(counts > place, ends - 1 - place, -1)], NEVER)
+        for place in range(int(counts.max(initial=0)))
+    ]
+    latest = latest_first[0] if latest_first else np.full(len(facts), NEVER, dtype=np.int64)
+    return (origin(facts, latest), *latest_first[1:], facts.start)
 
 
 def _survey_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:

@@ -79,9 +79,9 @@ def next_change(
             np.minimum(soonest, border, out=soonest)
             continue
         if definition.origins is not None:
-            for origin in definition.origins(facts, ref.argument):
-                crossing = _next_crossing(origin, now_us, observed if definition.observed else None)
-                np.minimum(soonest, crossing, out=soonest)
+            in_force = definition.origins(facts, ref.argument)[0]
+            crossing = _next_crossing(in_force, now_us, observed if definition.observed else None)
+            np.minimum(soonest, crossing, out=soonest)
         if definition.borders is not None:
             soonest = np.minimum(soonest, np.where(definition.borders(facts, observed), border, ENDLESS))
         if definition.instants is not None:

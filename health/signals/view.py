@@ -26,10 +26,10 @@ every short lag reshuffle the scores, and an hour is little against the shortest
 class Definition:
     """How a signal is computed, and when it may change by time alone.
 
-    ``values(view, argument)`` gives (A, T). The rest says where its steps are: ``origins`` (A,) instants from which
-    whole days are counted, in observed time if ``observed``; ``borders`` (A,) whether day borders can change it;
-    ``instants`` of single rows: (account, instant) pairs. ``window_days``: it looks at that many days, and is
-    unknown if a gap touches them.
+    ``values(view, argument)`` gives (A, T). The rest says where its steps are: ``origins``, instants (A,) from which
+    whole days are counted, in observed time if ``observed``, the first in force now, the others only in the past;
+    ``borders`` (A,), whether day borders can change it; ``instants`` of single rows, as (account, instant) pairs.
+    ``window_days``: it looks at that many days, and is unknown if a gap touches them.
     """
 
     values: Callable[[View, str | None], npt.NDArray[Any]]

@@ -1,0 +1,48 @@
+"""Writes ``docs/signals.md`` from the catalogue: ``python -m health.signals_page``. A test fails when they differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from health.catalogue import SIGNALS, Signal
+
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "signals.md"
+
+_INTRODUCTION: Final = """\
+# Signals
+
+A signal is a named measure of one account at one instant, computed from the facts. Rules and scorecards are written in
+signals. This page is generated from `health/catalogue.py`; after a change there, run `python -m health.signals_page`.
+
+- Names with `['…']` take an argument: `days_since_feature['export']`. A quote inside is doubled.
+- A value that is not known is NULL: it neither fires a rule nor resolves one.
+- `days_since_…` count whole days of elapsed time: 14 means that 14 × 24 hours have passed. They leave out time that was
+  not observed (gaps that are open or lost, and what has not been applied yet). An account that never did it counts from
+  its start: its contract or trial, else its first event, else the day it was first seen here.
+- Windows (`…_7d`, `…_28d`) are UTC days, today being the last one. A window that touches a gap is NULL.
+- *Absence*: the value may only mean that nobody looked. Rules that use it are held while data is incomplete.
+- A past instant is answered as far as the facts tell, else NULL: before the last login, the one before it is not known;
+  within a past day, a daily sum is known only if the day makes no difference.
+- A ticket, payment, milestone or goal keeps per status the last time it was taken. At a past instant it had the status
+  taken last by then.
+- `failed_payments_30d` goes by exact time (30 × 24 hours), `days_to_renewal` and overdue milestones by UTC date.
+
+| signal | type | unit | absence | meaning | 意味 |
+|---|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    return _INTRODUCTION + "".join(_row(signal) for signal in SIGNALS.values())
+
+
+def _row(signal: Signal) -> str:
+    name = f"{signal.name}['{signal.parameter}']" if signal.parameter else signal.name
+    absence = "yes" if signal.absence else ""
+    cells = (f"`{name}`", signal.type, signal.unit, absence, signal.meaning["en"], signal.meaning["ja"])
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,52 @@
+"""The catalogue, and that code and docs page agree with it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef, check
+from health.signals.table import DEFINITIONS
+from health.signals_page import PAGE, page
+
+
+def test_the_docs_page_is_the_catalogues() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m health.signals_page"
+
+
+def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
+    assert set(DEFINITIONS) | SCORE_SIGNALS == set(SIGNALS)
+    assert not set(DEFINITIONS) & SCORE_SIGNALS
+
+
+@pytest.mark.parametrize("name", sorted(DEFINITIONS))
+def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
+    definition = DEFINITIONS[name]
+    looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
+    assert SIGNALS[name].absence == (looks_back or name == "feature_used")
+
+
+@pytest.mark.parametrize("name", sorted(SIGNALS))
+def test_every_signal_has_words_in_both_languages(name: str) -> None:
+    assert set(SIGNALS[name].meaning) == {"en", "ja"}
+    assert all(words and "|" not in words for words in SIGNALS[name].meaning.values())
+
+
+@given(st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True), st.none() | st.text(min_size=1, max_size=30))
+def test_a_reference_reads_back(name: str, argument: str | None) -> None:
+    ref = SignalRef(name, argument)
+    assert SignalRef.parse(str(ref)) == ref
+
+
+@pytest.mark.parametrize("text", ["", "A", "mrr[", "mrr[1]", "mrr['']", "mrr['a'b']", "mrr['a'] or 1", "a b"])
+def test_what_is_not_a_reference_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a signal"):
+        SignalRef.parse(text)
+
+
+def test_references_as_people_write_them() -> None:
+    assert SignalRef.parse(" mrr ") == SignalRef("mrr")
+    assert SignalRef.parse('days_since_feature["it\'s"]') == SignalRef("days_since_feature", "it's")
+    assert str(SignalRef("days_since_feature", "it's")) == "days_since_feature['it''s']"
+    assert check(SignalRef("days_since_feature", "x")).unit == "days"

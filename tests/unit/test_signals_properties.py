@@ -1,0 +1,313 @@
+"""Laws of the signals, and a plain reference that computes them account by account, instant by instant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
+from health.gaps import Gap, Observed
+from health.signals import compute, next_change, steps
+from tests.facts import Account, Record, facts
+
+NOW = datetime(2025, 6, 15, 12, tzinfo=UTC)
+REFS = tuple(
+    SignalRef(name, "export" if signal.parameter else None)
+    for name, signal in SIGNALS.items()
+    if name not in SCORE_SIGNALS
+)
+HOURS = st.integers(1, 24 * 60)
+DAY = timedelta(days=1)
+
+
+def ago(hours: float) -> datetime:
+    return NOW - timedelta(hours=hours)
+
+
+def midnight(at: datetime) -> datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+instants = HOURS.map(ago)
+counts = st.dictionaries(st.integers(0, 91), st.integers(1, 9), max_size=6)
+
+
+@st.composite
+def taken(draw: st.DrawFn, statuses: Sequence[str]) -> Record:
+    chosen = draw(st.lists(st.sampled_from(statuses), min_size=1, max_size=3, unique=True))
+    hours = draw(st.lists(HOURS, min_size=len(chosen), max_size=len(chosen), unique=True))
+    times = {status: ago(hour) for status, hour in zip(chosen, hours, strict=True)}
+    return Record(
+        taken=times,
+        due_on=draw(st.none() | st.integers(-5, 40).map(lambda days: (NOW - timedelta(days=days)).date())),
+        first_at=draw(st.just(None) | st.just(min(times.values()) - timedelta(hours=5))),
+    )
+
+
+@st.composite
+def accounts(draw: st.DrawFn) -> Account:
+    uses = draw(st.lists(instants, min_size=2, max_size=2))
+    return Account(
+        start=draw(st.none() | instants),
+        last_login=draw(st.none() | instants),
+        last_activity=draw(st.none() | instants),
+        last_contact=draw(st.none() | instants),
+        logins=draw(counts),
+        events=draw(counts),
+        users=draw(st.lists(st.lists(st.integers(0, 91), max_size=3), max_size=3)),
+        features=draw(st.sampled_from([{}, {"export": (min(uses), max(uses)), "other": (min(uses), min(uses))}])),
+        tickets=draw(st.lists(taken(("open", "pending", "solved", "closed")), max_size=3)),
+        payments=draw(st.lists(taken(("failed", "overdue", "paid")), max_size=2)),
+        milestones=draw(st.lists(taken(("planned", "reached")), max_size=2)),
+        goals=draw(st.lists(taken(("set", "reached", "dropped")), max_size=2)),
+        surveys=draw(st.lists(st.tuples(instants, st.none() | st.integers(0, 10).map(float)), max_size=3)),
+        attributes=draw(st.sampled_from([{}, {"seats": 5, "mrr": 10.0, "plan": "pro"}, {"seats": 0}])),
+        renewal_on=draw(st.none() | st.integers(-9, 9).map(lambda days: (NOW + timedelta(days=days)).date())),
+    )
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> Observed:
+    """Up to two gaps in the past; the position keeps up."""
+    gaps = []
+    for _ in range(draw(st.integers(0, 2))):
+        begin, length = draw(HOURS), draw(st.integers(1, 200))
+        state: Any = draw(st.sampled_from(["lost", "open", "refilled"]))
+        gaps.append(Gap("app", ago(begin), min(ago(begin - length), NOW), state))
+    return Observed(NOW + timedelta(days=400), tuple(gaps))
+
+
+# The reference: what the words of the catalogue say, in the plainest way.
+
+
+def unobserved(start: datetime, end: datetime, observed: Observed) -> timedelta:
+    """Hours are enough: the generated gaps begin and end on them."""
+    spans = [(gap.from_at, gap.until_at or end) for gap in observed.gaps if gap.state != "refilled"]
+    edges = sorted({start, end, *(edge for span in spans for edge in span if start < edge < end)})
+    total = timedelta()
+    for left, right in pairwise(edges):
+        if any(span[0] <= left and right <= span[1] for span in spans):
+            total += right - left
+    return total
+
+
+def days_since(account: Account, last: datetime | None, at: datetime, observed: Observed) -> float:
+    origin = last or account.start
+    if account.start is None or origin is None or origin > at:
+        return math.nan
+    return (at - origin - unobserved(origin, at, observed)) // DAY
+
+
+def window(per_day: Sequence[tuple[int, int]], at: datetime, days: int, shift: int = 0) -> tuple[int, int] | None:
+    """(without, with) the day of ``at``; None before the arrays."""
+    today = (midnight(NOW) - midnight(at)) // DAY
+    if today + shift + days - 1 > 91:
+        return None
+    inside = [(ago_, count) for ago_, count in per_day if today + shift <= ago_ < today + shift + days]
+    high = sum(count for _, count in inside)
+    low = sum(count for ago_, count in inside if ago_ > today or shift)
+    return low, high
+
+
+def settle(low: float, high: float, at: datetime) -> float:
+    if at >= NOW:
+        return high
+    if at == midnight(at) or low == high:
+        return low
+    return math.nan
+
+
+def touched(account: Account, at: datetime, days: int, observed: Observed) -> bool:
+    begin = midnight(at) - timedelta(days=days - 1)
+    begin = max(begin, account.start) if account.start else begin
+    return begin < at and unobserved(begin, at, observed) > timedelta()
+
+
+def count(account: Account, per_day: dict[int, int], at: datetime, days: int, observed: Observed) -> float:
+    sums = window(list(per_day.items()), at, days)
+    if sums is None or account.start is None or touched(account, at, days, observed):
+        return math.nan
+    return settle(*sums, at)
+
+
+def change(account: Account, at: datetime, recent: int, base: int, observed: Observed) -> float:
+    per_day = list(account.events.items())
+    usual = window(per_day, at, base, recent)
+    now = window(per_day, at, recent)
+    if usual is None or now is None or account.start is None or touched(account, at, recent + base, observed):
+        return math.nan
+    if usual[1] == 0:
+        return math.nan
+    expected = usual[1] * (recent / base)
+    return settle((now[0] - expected) / expected, (now[1] - expected) / expected, at)
+
+
+def status_of(record: Record, at: datetime) -> str | None:
+    """The status at an instant, '?' where it is not known, None before the record was heard of."""
+    seen = {status: time for status, time in record.taken.items() if time <= at}
+    if seen:
+        return max(seen, key=lambda status: seen[status])
+    return "?" if (record.first_at or min(record.taken.values())) <= at else None
+
+
+def in_state(account: Account, records: Sequence[Record], at: datetime, *wanted: str) -> float:
+    statuses = [status_of(record, at) for record in records]
+    if account.start is None or "?" in statuses:
+        return math.nan
+    return sum(status in wanted for status in statuses)
+
+
+def reference(account: Account, name: str, at: datetime, observed: Observed) -> float:  # noqa: C901, PLR0912 - a list
+    first, last = account.features.get("export", (None, None))
+    nps = [score for when, score in sorted(account.surveys, key=lambda s: s[0]) if score is not None and when <= at]
+    if name == "days_since_login":
+        return days_since(account, account.last_login, at, observed)
+    if name == "days_since_activity":
+        return days_since(account, account.last_activity, at, observed)
+    if name == "days_since_contact":
+        return days_since(account, account.last_contact, at, observed)
+    if name == "days_since_feature":
+        return days_since(account, None if first is not None and at < first else last, at, observed)
+    if name == "days_since_survey":
+        answered = [when for when, _ in account.surveys if when <= at]
+        return days_since(account, max(answered, default=None), at, observed)
+    if name == "days_since_start":
+        return math.nan if account.start is None or account.start > at else (at - account.start) // DAY
+    if name in {"logins_7d", "logins_28d"}:
+        return count(account, dict(account.logins), at, 7 if name == "logins_7d" else 28, observed)
+    if name == "events_28d":
+        return count(account, dict(account.events), at, 28, observed)
+    if name == "active_days_28d":
+        return count(account, dict.fromkeys(account.events, 1), at, 28, observed)
+    if name == "usage_change_28d":
+        return change(account, at, 28, 28, observed)
+    if name == "usage_change_7d_28d":
+        return change(account, at, 7, 28, observed)
+    if name in {"active_users_28d", "seat_utilisation"}:
+        sums = [window([(day, 1) for day in user], at, 28) for user in account.users]
+        unknown = window([], at, 28) is None or account.start is None or touched(account, at, 28, observed)
+        users = math.nan if unknown else settle(
+            sum(s is not None and s[0] > 0 for s in sums), sum(s is not None and s[1] > 0 for s in sums), at
+        )  # fmt: skip
+        seats = float(account.attributes.get("seats", 0))
+        return users if name == "active_users_28d" else (users / seats if seats else math.nan)
+    if name == "feature_used":
+        return math.nan if account.start is None else float(first is not None and first <= at)
+    if name == "open_tickets":
+        return in_state(account, account.tickets, at, "open", "pending")
+    if name == "failed_payments":
+        return in_state(account, account.payments, at, "failed", "overdue")
+    if name == "milestones_done":
+        return in_state(account, account.milestones, at, "reached")
+    if name == "nps_last":
+        return nps[-1] if nps and account.start else math.nan
+    if name == "days_to_renewal":
+        return math.nan if not (account.renewal_on and account.start) else (account.renewal_on - at.date()).days
+    return math.nan
+
+
+REFERENCED = (
+    "days_since_login", "days_since_activity", "days_since_contact", "days_since_feature", "days_since_survey",
+    "days_since_start", "logins_7d", "logins_28d", "events_28d", "active_days_28d", "usage_change_28d",
+    "usage_change_7d_28d", "active_users_28d", "seat_utilisation", "feature_used", "open_tickets", "failed_payments",
+    "milestones_done", "nps_last", "days_to_renewal",
+)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(accounts(), min_size=1, max_size=3), observations(), st.lists(HOURS, max_size=4))
+def test_equal_to_the_reference_now_and_then(known: list[Account], observed: Observed, hours: list[int]) -> None:
+    at = [NOW, midnight(NOW), *(ago(hour) for hour in hours), *(midnight(ago(hour)) for hour in hours)]
+    refs = [SignalRef(name, "export" if SIGNALS[name].parameter else None) for name in REFERENCED]
+    table = compute(facts(NOW, known), at, refs, observed)
+    for ref in refs:
+        expected = [[reference(account, ref.name, instant, observed) for instant in at] for account in known]
+        np.testing.assert_allclose(table.columns[str(ref)], expected, err_msg=str(ref), equal_nan=True)
+
+
+def plain(column: Any) -> list[list[Any]]:
+    """Cells that can be compared: None for unknown."""
+    return [[None if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in column.tolist()]
+
+
+def values_at(known: list[Account], at: list[datetime], observed: Observed) -> dict[str, list[list[Any]]]:
+    return {name: plain(column) for name, column in compute(facts(NOW, known), at, REFS, observed).columns.items()}
+
+
+@settings(max_examples=80, deadline=None)
+@given(accounts(), observations())
+def test_nothing_changes_before_next_change(account: Account, observed: Observed) -> None:
+    due = next_change(facts(NOW, [account]), NOW, REFS, observed, spread_borders=False)[0]
+    horizon = NOW + timedelta(days=40)
+    until = horizon if np.isnat(due) else min(horizon, due.item().replace(tzinfo=UTC))
+    hours = int((until - NOW) / timedelta(hours=1))
+    at = [NOW, *(NOW + timedelta(hours=hour) for hour in range(hours)), until - timedelta(microseconds=1)]
+    for name, rows in values_at([account], at, observed).items():
+        assert len(set(rows[0])) == 1, f"{name} changes before {until}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(accounts(), observations(), st.sampled_from(REFS))
+def test_each_signal_alone_does_not_change_before_its_next_change(
+    account: Account, observed: Observed, ref: SignalRef
+) -> None:
+    known = facts(NOW, [account])
+    due = next_change(known, NOW, [ref], observed, spread_borders=False)[0]
+    until = NOW + timedelta(days=70) if np.isnat(due) else due.item().replace(tzinfo=UTC)
+    at = [NOW + timedelta(hours=6 * n) for n in range(int((until - NOW) / timedelta(hours=6)))]
+    column = compute(known, [NOW, *at, until - timedelta(microseconds=1)], [ref], observed).columns[str(ref)]
+    assert len(set(plain(column)[0])) == 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(accounts(), observations())
+def test_between_steps_a_known_value_stays(account: Account, observed: Observed) -> None:
+    start = NOW - timedelta(days=20)
+    known = facts(NOW, [account])
+    found = steps(known, REFS, start, NOW, observed)[0]
+    moments = [instant.item().replace(tzinfo=UTC) for instant in found if not np.isnat(instant)]
+    assert moments == sorted(set(moments))
+    grid = [start + timedelta(hours=3 * n) for n in range(160)]
+    values = values_at([account], [*grid, *moments], observed)
+    for name, rows in values.items():
+        by_time = dict(zip([*grid, *moments], rows[0], strict=True))
+        for at in grid:
+            before = [moment for moment in moments if moment <= at]
+            if before and by_time[at] is not None and by_time[before[-1]] is not None:
+                assert by_time[at] == by_time[before[-1]], (name, at, before[-1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(accounts(), observations(), st.integers(0, 2000), st.integers(0, 2000))
+def test_a_later_now_never_lowers_a_days_since(account: Account, observed: Observed, one: int, other: int) -> None:
+    at = [NOW + timedelta(hours=hour) for hour in sorted((one, other))]
+    for name, rows in values_at([account], at, observed).items():
+        if name.startswith("days_since") and rows[0][0] is not None:
+            assert rows[0][0] <= rows[0][1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(accounts(), min_size=2, max_size=4), observations(), st.randoms())
+def test_the_order_of_accounts_does_not_matter(known: list[Account], observed: Observed, random: Any) -> None:
+    order = list(range(len(known)))
+    random.shuffle(order)
+    at = [NOW, ago(30)]
+    straight = values_at(known, at, observed)
+    shuffled = values_at([known[place] for place in order], at, observed)
+    taken_rows = compute(facts(NOW, known).take(np.array(order)), at, REFS, observed).columns
+    for name, rows in straight.items():
+        assert shuffled[name] == [rows[place] for place in order]
+        assert plain(taken_rows[name]) == shuffled[name]
+
+
+def test_the_reference_is_not_blind() -> None:
+    account = Account(start=ago(24 * 40), events={1: 2}, renewal_on=date(2025, 6, 20))
+    assert reference(account, "events_28d", NOW, Observed(NOW)) == 2
+    assert reference(account, "days_since_login", NOW, Observed(NOW)) == 40
