@@ -206,7 +206,7 @@ async def read(
         milestones=_records(records, "milestone"),
         goals=_records(records, "goal"),
         surveys=_surveys(surveys),
-        known_from=_known_from(known, len(ids)) if known is not None else {},
+        known_from=_known_from(known, len(ids), now_us) if known is not None else {},
     )
 
 
@@ -375,11 +375,12 @@ def _surveys(row: RowMapping) -> Surveys:
     return Surveys(account=place[order], at=at[order], nps=_float64(row["nps"])[order])
 
 
-def _known_from(row: RowMapping, size: int) -> dict[str, Instants]:
+def _known_from(row: RowMapping, size: int, now_us: int) -> dict[str, Instants]:
+    """A value announced for later counts from now on: the registers show it already."""
     place, attribute, valid_from = _int32(row["place"]), _object(row["attribute"]), _time(row["valid_from"])
     known: dict[str, Instants] = {}
     for name in _HISTORY_ATTRIBUTES:
         known[name] = np.full(size, NEVER, dtype=np.int64)
         chosen = attribute == name
-        known[name][place[chosen]] = valid_from[chosen]
+        known[name][place[chosen]] = np.minimum(valid_from[chosen], now_us)
     return known
