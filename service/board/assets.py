@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -21,7 +21,7 @@ class Asset:
 
     served_as: str
     media_type: str
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 def load(folder: Path = STATIC) -> dict[str, Asset]:

@@ -191,6 +191,7 @@ def open_page(chromium: Browser) -> Iterator[Open]:
             java_script_enabled=javascript,
         )
         contexts.append(context)
+        context.set_default_timeout(15_000)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(f"script: {error}"))
         page.on("console", lambda line: faults.append(f"console: {line.text}") if _is_fault(line) else None)

@@ -154,10 +154,13 @@
 
   document.addEventListener("htmx:finally:request", () => root.classList.remove("htmx-busy"));
 
-  document.addEventListener("htmx:response:error", (event) => {
-    // A list that cannot be filtered: go there, so that the reason is read.
+  /* An answer without the part that was asked for (an error page, a proxy's) would leave a hole: let the browser show it. */
+  document.addEventListener("htmx:after:request", (event) => {
     const context = contextOf(event);
-    if (context.sourceElement.hasAttribute("data-tidy")) window.location.assign(context.request.action);
+    if (!context.select || context.text.includes(`id="${context.select.slice(1)}"`)) return;
+    event.preventDefault();
+    if (context.request.method === "GET") window.location.assign(context.request.action);
+    else window.location.reload();
   });
 
   document.addEventListener("htmx:after:request", (event) => {
