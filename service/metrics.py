@@ -30,6 +30,7 @@ __all__ = [
     "CONTENT_TYPE_LATEST",
     "DATA_HELD",
     "EVENTS_ACCEPTED",
+    "EVENTS_REFUSED",
     "EVENTS_UNACKNOWLEDGED",
     "HTTP_IN_PROGRESS",
     "HTTP_REQUESTS",
@@ -62,6 +63,7 @@ HTTP_IN_PROGRESS = Gauge("kizashi_http_requests_in_progress", "Requests being an
 EVENTS_ACCEPTED = Counter(
     "kizashi_events_accepted_total", "Events taken over HTTP and acknowledged by the broker, by kind", ["kind"]
 )
+EVENTS_REFUSED = Counter("kizashi_events_refused_total", "Events refused, by door and reason", ["door", "reason"])
 EVENTS_UNACKNOWLEDGED = Counter(
     "kizashi_events_unacknowledged_total", "Events sent over HTTP that the broker did not acknowledge in time"
 )

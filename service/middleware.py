@@ -216,8 +216,10 @@ class LastResort:
             if scope["type"] != "http":
                 raise
             problem = as_problem(error)
-            if problem.status_code >= 500:
-                log.exception("request failed", status=problem.status_code)
+            if problem.status_code == 500:
+                log.exception("request failed")
+            elif problem.status_code > 500:
+                log.warning("request put off", status=problem.status_code, error=f"{type(error).__name__}: {error}")
             if started:
                 raise  # half an answer is out: only a broken connection tells the client
             await respond(Request(scope), problem)(scope, receive, send)

@@ -94,7 +94,7 @@ async def list_accounts(request: Request, deps: DepsDep, _: ReadKey, query: Anno
         page = await queries.risk_list(
             conn, where, query.sort, query.cursor, query.limit, deps.clock(), stream=deps.stream
         )
-    return tagged(request, page, (page.items, page.next_cursor, page.held_since))
+    return tagged(request, page, (page.items, page.next_cursor, page.held_since is not None))
 
 
 @router.get("/portfolio", summary="All accounts in figures", responses=answers(Portfolio, "Counts and sums"))
@@ -176,7 +176,8 @@ async def show_account(request: Request, deps: DepsDep, _: ReadKey, account_id: 
         detail = await queries.account(conn, account_id, deps.clock(), stream=deps.stream)
     if detail is None:
         raise not_found("account", account_id)
-    return tagged(request, detail, msgspec.structs.replace(detail, as_of=None))
+    still = msgspec.structs.replace(detail, as_of=None, held_since=None)
+    return tagged(request, detail, (still, detail.held_since is not None))
 
 
 async def _expect(conn: AsyncConnection, account_id: str) -> None:

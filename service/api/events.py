@@ -114,11 +114,15 @@ def _verdicts(raw: bytes, key: Key, deps: Deps, now: datetime) -> list[Event | B
     try:
         items = split(raw, now=now, limits=limits)
     except BadEvent as error:
+        metrics.EVENTS_REFUSED.labels("http", error.reason).inc()
         status = 413 if error.reason == "too_large" else 422
         raise Problem(status, error.reason.replace("_", "-"), str(error), errors=_fields(error)) from None
     if not items:
         raise bad_field("body", "holds no event", "send at least one")
-    return [verdict if isinstance(verdict, BadEvent) else _stamped(verdict, key, now) for _, verdict, _ in items]
+    verdicts = [verdict if isinstance(verdict, BadEvent) else _stamped(verdict, key, now) for _, verdict, _ in items]
+    for reason, count in Counter(verdict.reason for verdict in verdicts if isinstance(verdict, BadEvent)).items():
+        metrics.EVENTS_REFUSED.labels("http", reason).inc(count)
+    return verdicts
 
 
 def _stamped(event: Event, key: Key, now: datetime) -> Event | BadEvent:

@@ -106,7 +106,7 @@ EXAMPLE = {"name": "Aiko Tanaka", "email": "aiko@example.com", "language": "ja",
 @router.put(
     "/{person_id:path}",
     summary="Make or replace a person",
-    responses=answers(Person, "As stored", 408, 413, 415),
+    responses=answers(Person, "As stored", 404, 408, 409, 413, 415),
     openapi_extra=body_of(PersonBody, EXAMPLE),
 )
 async def put_person(

@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, or_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import episodes, rule_activations
-from consumers.tables import stream_offsets
-from health.tables import account_attributes, accounts, gaps, health, people
+from consumers import progress
+from health import observed
+from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
 from service.queries.types import (
@@ -203,24 +204,14 @@ async def _open_alerts(conn: AsyncConnection, account_ids: Sequence[str]) -> dic
 
 
 async def freshness(conn: AsyncConnection, now: datetime, *, stream: Stream) -> Freshness:
-    """How complete the facts are at `now`."""
-    parts = (
-        await conn.execute(
-            select(
-                stream_offsets.c.topic,
-                stream_offsets.c.partition,
-                stream_offsets.c.complete_through,
-                stream_offsets.c.stopped_reason,
-            )
-            .where(stream_offsets.c.group_id == stream.group, stream_offsets.c.topic.in_(stream.topics))
-            .order_by(stream_offsets.c.topic, stream_offsets.c.partition)
-        )
-    ).all()
-    known = [part.complete_through for part in parts]
-    as_of = min(known) if known and None not in known else None
-    gap = await conn.scalar(select(func.min(gaps.c.from_at)).where(gaps.c.state == "open", gaps.c.from_at <= now))
-    stopped = tuple(f"{part.topic}/{part.partition}: {part.stopped_reason}" for part in parts if part.stopped_reason)
-    return Freshness(as_of=as_of, held_since=gap, stopped=stopped)
+    """How complete the facts are at `now`, by the same judgement that holds the alerts."""
+    position = await progress.read(conn, stream.group, stream.topics)
+    seen = await observed.read(conn, position.complete_through, now)
+    return Freshness(
+        as_of=position.complete_through,
+        held_since=seen.held_since(now),
+        stopped=tuple(f"{topic}/{partition}: {reason}" for topic, partition, reason in position.stopped),
+    )
 
 
 async def portfolio(conn: AsyncConnection) -> Portfolio:

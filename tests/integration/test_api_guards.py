@@ -1,11 +1,12 @@
-"""Who may, and what surrounds every answer: keys, scopes, problems, headers, probes, metrics, faults of the database."""
+"""Who may, and what surrounds every answer: keys, scopes, problems, headers, probes, metrics, database faults."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -109,7 +110,7 @@ async def test_a_remembered_key_is_asked_again_after_seconds(service: Api, engin
     "header", ["", "Bearer", "Bearer ", "Basic a3o6", "Bearer kz_short", "Bearer " + "x" * 9000, "Bearer kz_ä"]
 )
 async def test_what_is_no_key(service: Api, header: str) -> None:
-    answer = await service.client.get("/api/v1/accounts", headers={"Authorization": header.encode()})
+    answer = await service.client.get("/api/v1/accounts", headers={b"Authorization": header.encode()})
     assert answer.status_code == 401
 
 
@@ -152,7 +153,8 @@ async def test_the_reference_page_needs_nothing_from_elsewhere(service: Api) -> 
     assert page.status_code == 200
     assert "/api/v1/accounts/{account_id}" in page.text
     assert "<script" not in page.text
-    assert "http" not in page.text.replace("http://", "").replace("https://hooks", "") or "src=" not in page.text
+    assert "src=" not in page.text
+    assert set(re.findall(r'href="([^"]*)"', page.text)) == {"/docs.css", "/openapi.json"}
     assert (await service.get("/docs.css")).headers["Content-Type"].startswith("text/css")
 
 
@@ -174,12 +176,12 @@ async def test_a_slow_body_is_cut_off() -> None:
             pass
         raise AssertionError("the body never ends")
 
-    async def drip() -> AsyncIterator[bytes]:
+    async def drip() -> AsyncGenerator[bytes]:
         while True:
             yield b"x"
             await asyncio.sleep(0.05)
 
-    async def stall() -> AsyncIterator[bytes]:
+    async def stall() -> AsyncGenerator[bytes]:
         yield b"x"
         await asyncio.sleep(5)
 
@@ -280,7 +282,8 @@ async def test_metrics_of_all_roles_are_one_valid_exposition(engine: AsyncEngine
     assert answer.text.count("# TYPE kizashi_http_requests_total") == 1
     promtool = shutil.which("promtool")
     if promtool:
-        checked = subprocess.run([promtool, "check", "metrics"], input=answer.content, capture_output=True)
+        command = [promtool, "check", "metrics"]
+        checked = await asyncio.to_thread(subprocess.run, command, input=answer.content, capture_output=True)
         ours = [
             line
             for line in checked.stdout.decode().splitlines() + checked.stderr.decode().splitlines()
