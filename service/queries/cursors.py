@@ -85,7 +85,9 @@ def _decimal(text: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         raise BadCursorError from None
-    if not value.is_finite() or len(text) > 40:
+    exponent = value.as_tuple().exponent
+    # No column holds more, and a huge exponent would be a huge number to Postgres.
+    if not isinstance(exponent, int) or abs(exponent) > 20 or len(text) > 40:
         raise BadCursorError
     return value
 
