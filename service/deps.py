@@ -15,6 +15,7 @@ from service.auth import KeyRing
 from service.clock import Clock, utc_now
 from service.db import make_engine
 from service.errors import unavailable
+from service.metrics import parse_peers
 from service.queries import Stream
 from service.settings import Settings
 
@@ -36,18 +37,21 @@ class EventProducer(Protocol):
 
 @dataclass(kw_only=True)
 class Deps:
-    """Handed to `create_app` and to every router; the app's lifespan closes what is in it."""
+    """Handed to `create_app` and to every router; the app's lifespan closes what is in it. Raises ValueError for
+    settings that cannot be used."""
 
     settings: Settings
     clock: Clock
     engine: AsyncEngine
     producer: EventProducer
     keys: KeyRing = field(init=False)
+    metrics_peers: dict[str, str] = field(init=False)
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _writes: set[asyncio.Task[Any]] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.keys = KeyRing(self.engine, self.clock)
+        self.metrics_peers = parse_peers(self.settings.metrics_peers)
         self._slots = asyncio.Semaphore(self.settings.database_pool_size)
 
     @property

@@ -102,7 +102,7 @@ METRICS_ANSWER = {"description": "Prometheus' text format", "content": {"text/pl
 async def show_metrics(deps: DepsDep) -> Response:
     """One exposition for the whole service; the label `role` tells the processes apart."""
     await _update_held(deps)
-    body = await metrics.exposition(metrics.parse_peers(deps.settings.metrics_peers))
+    body = await metrics.exposition(deps.metrics_peers)
     return Response(body, media_type=metrics.CONTENT_TYPE_LATEST)
 
 

@@ -16,6 +16,7 @@ from health import observed
 from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
+from service.queries.owners import by_id_first, named, owner_name
 from service.queries.types import (
     MAX_LIMIT,
     AccountDetail,
@@ -110,14 +111,9 @@ def _risk_query(where: RiskFilter) -> Select[Any]:
     query = select(
         health,
         health.c.signals["score_change_28d"].as_float().label("score_change_28d"),
-        people.c.name.label("owner_name"),
-    ).select_from(health.outerjoin(people, owns(health.c.owner)))
+        owner_name(health.c.owner),
+    )
     return query.where(*_conditions(where))
-
-
-def owns(owner: ColumnElement[str | None]) -> ColumnElement[bool]:
-    """An owner is written as a person's id."""
-    return people.c.person_id == owner
 
 
 def _conditions(where: RiskFilter) -> list[ColumnElement[bool]]:
@@ -275,7 +271,7 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
         name=row.name if row is not None else _text(attributes, "name"),
         plan=row.plan if row is not None else _text(attributes, "plan"),
         owner=owner,
-        owner_person=None if owner is None else await person(conn, owner),
+        owner_person=None if owner is None else await find_owner(conn, owner),
         segment=row.segment if row is not None else _text(attributes, "segment"),
         status=row.status if row is not None else _text(attributes, "status"),
         mrr=row.mrr if row is not None else None,
@@ -321,7 +317,16 @@ def _text(attributes: Mapping[str, Attribute], name: str) -> str | None:
 
 
 async def person(conn: AsyncConnection, person_id: str) -> Person | None:
-    row = (await conn.execute(select(people).where(people.c.person_id == person_id))).one_or_none()
+    return await _person(conn, select(people).where(people.c.person_id == person_id))
+
+
+async def find_owner(conn: AsyncConnection, owner: str) -> Person | None:
+    """The person whom an account's owner names."""
+    return await _person(conn, select(people).where(named(owner)).order_by(*by_id_first(owner)).limit(1))
+
+
+async def _person(conn: AsyncConnection, query: Select[Any]) -> Person | None:
+    row = (await conn.execute(query)).one_or_none()
     if row is None:
         return None
     values = {name: getattr(row, name) for name in Person.__struct_fields__ if name != "has_slack_webhook"}
@@ -331,10 +336,13 @@ async def person(conn: AsyncConnection, person_id: str) -> Person | None:
 async def filters(conn: AsyncConnection) -> Choices:
     """What there is to filter by: owners and plans of accounts that have not ended, rules that are active or still have
     open episodes."""
-    owners = select(health.c.owner, people.c.name, func.count().label("accounts")).select_from(
-        health.outerjoin(people, owns(health.c.owner))
+    counted_owners = (
+        select(health.c.owner, func.count().label("accounts"))
+        .where(NOT_ENDED, health.c.owner.is_not(None))
+        .group_by(health.c.owner)
+        .subquery()
     )
-    owners = owners.where(NOT_ENDED, health.c.owner.is_not(None)).group_by(health.c.owner, people.c.name)
+    owners = select(counted_owners.c.owner, counted_owners.c.accounts, owner_name(counted_owners.c.owner))
     plans = select(health.c.plan).distinct().where(NOT_ENDED, health.c.plan.is_not(None)).order_by(health.c.plan)
     counted = (
         select(episodes.c.rule_id, func.count().label("open_episodes"))
@@ -351,8 +359,10 @@ async def filters(conn: AsyncConnection) -> Choices:
     )
     return Choices(
         owners=tuple(
-            OwnerChoice(owner=row.owner, name=row.name, accounts=row.accounts)
-            for row in sorted((await conn.execute(owners)).all(), key=lambda row: (row.name or row.owner, row.owner))
+            OwnerChoice(owner=row.owner, name=row.owner_name, accounts=row.accounts)
+            for row in sorted(
+                (await conn.execute(owners)).all(), key=lambda row: (row.owner_name or row.owner, row.owner)
+            )
         ),
         plans=tuple((await conn.execute(plans)).scalars()),
         rules=tuple(

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from alerts.tables import deliveries as deliveries_table
 from alerts.tables import delivery_attempts, episodes, transitions
 from consumers.tables import dead_letters as dead_letters_table
-from health.tables import health, people
+from health.tables import health
 from service.queries import cursors
+from service.queries.owners import owner_name
 from service.queries.types import (
     MAX_LIMIT,
     AlertDetail,
@@ -87,12 +88,8 @@ def _alert_query() -> Select[Any]:
         health.c.plan,
         health.c.renewal_on,
         health.c.band,
-        people.c.name.label("owner_name"),
-    ).select_from(
-        episodes.outerjoin(health, health.c.account_id == episodes.c.account_id).outerjoin(
-            people, people.c.person_id == episodes.c.owner
-        )
-    )
+        owner_name(episodes.c.owner),
+    ).select_from(episodes.outerjoin(health, health.c.account_id == episodes.c.account_id))
 
 
 def _alert_conditions(where: AlertFilter) -> list[ColumnElement[bool]]:

@@ -144,6 +144,32 @@ async def test_filters(service: Api, engine: AsyncEngine) -> None:
     assert choices["rules"] == [{"rule_id": "usage-drop", "open_episodes": 1}]
 
 
+async def test_an_owner_is_named_by_id_or_by_address(service: Api, engine: AsyncEngine) -> None:
+    twins = [
+        {"person_id": person_id, "name": person_id.upper(), "email": "Shared@Example.com", "updated_at": NOW}
+        for person_id in ("aiko", "ben")
+    ]
+    async with engine.begin() as conn:
+        await conn.execute(insert(people), twins)
+    await add_accounts(
+        engine,
+        {"account_id": "1", "owner": "ben"},
+        {"account_id": "2", "owner": "shared@example.com"},
+        {"account_id": "3", "owner": "nobody@example.com"},
+    )
+    await add_alert(engine, "2", owner="shared@example.com")
+    items = await pages(service, "/api/v1/accounts", sort="score", limit=1)
+    assert [(item["account_id"], item["owner_name"]) for item in items] == [("1", "BEN"), ("2", "AIKO"), ("3", None)]
+    assert (await service.get("/api/v1/accounts/2")).json()["owner_person"]["person_id"] == "aiko"
+    assert [alert["owner_name"] for alert in await pages(service, "/api/v1/alerts")] == ["AIKO"]
+    owners = (await service.get("/api/v1/filters")).json()["owners"]
+    assert {owner["owner"]: owner["name"] for owner in owners} == {
+        "ben": "BEN",
+        "shared@example.com": "AIKO",
+        "nobody@example.com": None,
+    }
+
+
 async def test_the_worst_three_alerts_stand_on_the_list(service: Api, engine: AsyncEngine) -> None:
     await add_accounts(engine, {"account_id": "1", "open_alerts": 4})
     for rule_id, severity in (("a", "info"), ("b", "critical"), ("c", "warning"), ("d", "info")):
