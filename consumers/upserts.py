@@ -1,20 +1,22 @@
 """The SQL that merges folded rows into the fact tables, generated from the merge marks in ``health/tables.py``.
 
 One statement per table: arrays in, ``INSERT … SELECT FROM unnest … ON CONFLICT DO UPDATE`` with the merge of each
-column. Day arrays and JSON travel as text: for Postgres to read a literal is cheaper than to slice a flat array
-(85 against 130 ms for 5,000 rows), and a day array is nearly always one place among zeros.
+column. Every array travels as the literal that Postgres itself reads ("{1,2}"), times as whole microseconds: asyncpg's
+own array encoding looks at each element several times in Python and took 3.5 µs a row of five columns where this takes
+1.0, at no cost to the server. Day arrays are literals within the literal, nearly always one place among zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from consumers.fold import COLUMNS
+from consumers.fold import COLUMNS, EPOCH
 from health.tables import FACT_TABLES, source_hours, sources
 
 # Rows that every consumer shares are written last: held from the first statement on, they would let the consumers
@@ -22,6 +24,7 @@ from health.tables import FACT_TABLES, source_hours, sources
 WRITE_ORDER: Final = (*(table for table in FACT_TABLES if table not in {sources, source_hours}), sources, source_hours)
 
 PLACES: Final = 31
+_MICROSECOND: Final = timedelta(microseconds=1)
 _BEFORE: Final = tuple("{" + "0," * place for place in range(PLACES))
 _AFTER: Final = tuple(",0" * (PLACES - 1 - place) + "}" for place in range(PLACES))
 _ZEROS: Final = "{" + ",".join("0" * PLACES) + "}"
@@ -38,18 +41,16 @@ _MERGES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Upsert:
-    """``sql`` takes one array per column, in the order of ``fold.COLUMNS``."""
+    """``sql`` takes one array literal per column, in the order of ``fold.COLUMNS``."""
 
     table: str
     sql: str
-    encoders: tuple[Callable[[Sequence[Any]], Sequence[Any]] | None, ...]
+    encoders: tuple[Callable[[Sequence[Any]], str], ...]
 
-    def arguments(self, rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    def arguments(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
         """Turns rows into the statement's arrays."""
         columns = zip(*rows, strict=True)
-        return [
-            values if encode is None else encode(values) for values, encode in zip(columns, self.encoders, strict=True)
-        ]
+        return [encode(values) for values, encode in zip(columns, self.encoders, strict=True)]
 
 
 def day_array(places: Mapping[int, int]) -> str:
@@ -62,29 +63,67 @@ def day_array(places: Mapping[int, int]) -> str:
     return "{" + ",".join(str(places.get(place, 0)) for place in range(PLACES)) + "}"
 
 
-def _day_arrays(column: Sequence[Mapping[int, int]]) -> list[str]:
-    return [day_array(places) for places in column]
+def _day_arrays(column: Sequence[Mapping[int, int]]) -> str:
+    return '{"' + '","'.join(map(day_array, column)) + '"}'
 
 
-def _array_type(column: Column[Any]) -> str:
-    """The SQL type of the array that carries the column."""
-    for type_, name in (
-        (ARRAY, "text"),
-        (JSONB, "text"),
-        (TIMESTAMP, "timestamptz"),
-        (Date, "date"),
-        (BigInteger, "bigint"),
-        (Integer, "integer"),
-        (Text, "text"),
-    ):
+def _numbers(column: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, column)) + "}"
+
+
+def _days(column: Sequence[date]) -> str:
+    return "{" + ",".join(map(str, column)) + "}"
+
+
+def _times(column: Sequence[datetime | None]) -> str:
+    """Whole microseconds since 1970."""
+    return "{" + ",".join(["NULL" if at is None else str((at - EPOCH) // _MICROSECOND) for at in column]) + "}"
+
+
+def text_array(column: Sequence[str | None]) -> str:
+    """The literal of a text array; quotes and backslashes escaped, None becomes NULL."""
+    try:
+        joined = '","'.join(column)  # type: ignore[arg-type]
+        if joined.count('"') == 2 * (len(column) - 1) and "\\" not in joined:
+            return '{"' + joined + '"}'
+    except TypeError:  # some are None
+        pass
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in column]) + "}"
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Carrier:
+    """How a column travels: the SQL type of its array, the SQL that makes the value of an element, the encoder."""
+
+    array: str
+    value: str
+    encode: Callable[[Sequence[Any]], str]
+
+
+_SINCE_EPOCH: Final = "'epoch'::timestamptz + {} * interval '1 microsecond'"
+_CARRIERS: Final = (
+    (ARRAY, _Carrier(array="text[]", value="{}::bigint[]", encode=_day_arrays)),
+    (JSONB, _Carrier(array="text[]", value="{}::jsonb", encode=text_array)),
+    (
+        TIMESTAMP,
+        _Carrier(array="bigint[]", value="'epoch'::timestamptz + {} * interval '1 microsecond'", encode=_times),
+    ),
+    (Date, _Carrier(array="date[]", value="{}", encode=_days)),
+    (BigInteger, _Carrier(array="bigint[]", value="{}", encode=_numbers)),
+    (Integer, _Carrier(array="integer[]", value="{}", encode=_numbers)),
+    (Text, _Carrier(array="text[]", value="{}", encode=text_array)),
+)
+
+
+def _carrier(column: Column[Any]) -> _Carrier:
+    for type_, carrier in _CARRIERS:
         if isinstance(column.type, type_):
-            return f"{name}[]"
-    raise TypeError(f"no array type for {column}")
-
-
-def _selected(column: Column[Any]) -> str:
-    casts = {ARRAY: "::bigint[]", JSONB: "::jsonb"}
-    return f"u.{column.name}{next((cast for type_, cast in casts.items() if isinstance(column.type, type_)), '')}"
+            return carrier
+    raise TypeError(f"no way to send {column}")
 
 
 def build(table: Table) -> Upsert:
@@ -96,19 +135,20 @@ def build(table: Table) -> Upsert:
     names = ", ".join(merges)
     keys = ", ".join(name for name, merge in merges.items() if merge == "key")
     changes = {name: _MERGES[merge].format(c=name) for name, merge in merges.items() if merge not in {"key", "once"}}
-    parameters = ", ".join(f"${n}::{_array_type(column)}" for n, column in enumerate(columns, 1))
+    carriers = [_carrier(column) for column in columns]
+    parameters = ", ".join(f"${n}::text::{carrier.array}" for n, carrier in enumerate(carriers, 1))
+    values = ", ".join(carrier.value.format(f"u.{name}") for name, carrier in zip(merges, carriers, strict=True))
     # Where nothing but a minimum can change, a row merged before is left alone.
     rarely = set(merges.values()) <= {"key", "once", "min"}
     where = " OR ".join(f"excluded.{name} < t.{name}" for name in changes) if rarely else ""
     sql = (
         f"INSERT INTO {table.name} AS t ({names})\n"
-        f"SELECT {', '.join(map(_selected, columns))}\n"
+        f"SELECT {values}\n"
         f"FROM unnest({parameters}) AS u({names})\n"
         f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = {sql}' for name, sql in changes.items())}"
         + (f"\nWHERE {where}" if where else "")
     )
-    encoders = tuple(_day_arrays if isinstance(column.type, ARRAY) else None for column in columns)
-    return Upsert(table=table.name, sql=sql, encoders=encoders)
+    return Upsert(table=table.name, sql=sql, encoders=tuple(carrier.encode for carrier in carriers))
 
 
 UPSERTS: Final = tuple(build(table) for table in WRITE_ORDER)

@@ -1,0 +1,147 @@
+"""Runs ``kizashi backfill`` against a running consumer, killing either at random, and takes the facts' fingerprint.
+
+Shared by ``bench/real_history.py`` and ``tests/faults/test_backfill_killed.py``: the processes are the service's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from health.tables import FACT_TABLES
+
+ROOT = Path(__file__).resolve().parent.parent
+WALL_CLOCK = frozenset({"changed_at", "known_at", "imported_until", "version", "last_live_at"})
+"""Columns that say when we worked, not what happened."""
+PATIENCE_SECONDS = 600.0
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """Where processes run: settings as environment, a folder for their logs."""
+
+    environment: Mapping[str, str]
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    kills: int = 0
+
+    def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """``python -m service.cli`` with these arguments; its output goes to ``<name>.log``."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.running[name] = process
+        return process
+
+    def role(self, role: str) -> subprocess.Popen[bytes]:
+        return self.start(role, ["serve", "--role", role])
+
+    def kill(self, name: str) -> bool:
+        """SIGKILL; whether it was still running."""
+        process = self.running.pop(name)
+        alive = process.poll() is None
+        process.kill()
+        process.wait()
+        self.kills += alive
+        return alive
+
+    def stop(self) -> None:
+        """Everything, in good order."""
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.running.values():
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.running.clear()
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+
+def run_through(stage: Stage, backfill: Sequence[str]) -> float:
+    """A backfill from beginning to end with the consumer running; returns its seconds. Raises when it fails."""
+    begun = time.monotonic()
+    process = stage.start("backfill", ["backfill", *backfill, "--wait"])
+    status = process.wait(PATIENCE_SECONDS)
+    if status != 0:
+        raise RuntimeError(f"the backfill ended with {status}:\n{stage.log('backfill')[-3000:]}")
+    return time.monotonic() - begun
+
+
+def run_killed(
+    stage: Stage, backfill: Sequence[str], *, seed: int, kills: int, within_seconds: tuple[float, float]
+) -> None:
+    """Kills consumer, backfill or both with SIGKILL, ``kills`` times at random moments, then lets them finish."""
+    chance = random.Random(seed)
+    for _ in range(kills):
+        if "consumer" not in stage.running:
+            stage.role("consumer")
+        if "backfill" not in stage.running:
+            stage.start("backfill", ["backfill", *backfill, "--wait"])
+        time.sleep(chance.uniform(*within_seconds))
+        for name in chance.choice((("consumer",), ("backfill",), ("consumer", "backfill"))):
+            stage.kill(name)
+    if "backfill" in stage.running:
+        stage.kill("backfill")
+    if "consumer" not in stage.running:
+        stage.role("consumer")
+    run_through(stage, backfill)
+
+
+async def fingerprint(engine: AsyncEngine) -> dict[str, str]:
+    """Per table of facts: number of rows and a hash of all that is in them but the wall clock."""
+    found = {}
+    async with engine.connect() as conn:
+        for table in FACT_TABLES:
+            columns = [column for column in table.c if column.name not in WALL_CLOCK]
+            digest = hashlib.sha256()
+            count = 0
+            for row in await conn.execute(select(*columns).order_by(*table.primary_key.columns)):
+                digest.update(json.dumps(list(row), default=str, sort_keys=True).encode())
+                count += 1
+            found[table.name] = f"{count} {digest.hexdigest()[:16]}"
+    return found
+
+
+def fingerprint_now(url: str) -> dict[str, str]:
+    """For callers without an event loop."""
+
+    async def run() -> dict[str, str]:
+        from service.db import make_engine
+
+        engine = make_engine(url, pool_size=1)
+        try:
+            return await fingerprint(engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+async def one_row(engine: AsyncEngine, statement: Any) -> Any:
+    async with engine.connect() as conn:
+        return (await conn.execute(statement)).one()
