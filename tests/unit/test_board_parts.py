@@ -136,6 +136,7 @@ def test_uses_and_logins_of_a_day_share_a_line() -> None:
     assert told[0].last_at == NOW
 
 
+BOTH, CAPPED = {"en": "NPS 9", "ja": "NPS 9"}, {"en": "capped", "ja": "上限"}
 FULL: dict[str, Any] = {
     "measure": "full_mark",
     "weight": 1.0,
@@ -146,9 +147,9 @@ FULL: dict[str, Any] = {
 
 def test_why_keeps_every_line_and_puts_the_worst_first() -> None:
     contributions: list[dict[str, Any]] = [
-        {"measure": "nps", "group": "ROI", "weight": 0.1, "contribution": 0.0, "reason": {"en": "NPS 9"}},
+        {"measure": "nps", "group": "ROI", "weight": 0.1, "contribution": 0.0, "reason": BOTH},
         FULL,
-        {"measure": "silent", "group": None, "weight": None, "contribution": -20.5, "reason": {"en": "capped"}},
+        {"measure": "silent", "group": None, "weight": None, "contribution": -20.5, "reason": CAPPED},
         {"measure": "login", "group": "Engagement", "weight": 0.4, "contribution": -40.0,
          "reason": {"en": "no login for 30 days", "ja": "30日ログインなし"}},
     ]  # fmt: skip
