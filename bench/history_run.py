@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,10 @@ class Stage:
                 process.kill()
                 process.wait()
         self.running.clear()
+
+    def resumed_after(self) -> list[int]:
+        """After how many rows each run of the backfill that found an unfinished import went on."""
+        return [int(rows.replace(",", "")) for rows in re.findall(r"Going on after row ([\d,]+)", self.log("backfill"))]
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
