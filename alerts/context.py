@@ -24,6 +24,7 @@ from health.catalogue import SIGNALS, SignalRef
 from health.gaps import Observed
 from health.scorecards import Scorecards
 from health.tables import touched
+from health.yamlfile import FileError
 
 log = structlog.get_logger("kizashi.evaluator")
 
@@ -46,7 +47,7 @@ class Context:
     @cached_property
     def refs(self) -> frozenset[SignalRef]:
         """Every signal in use."""
-        return self.rulebook.refs | self.scorecards.refs
+        return self.rulebook.refs.union(self.scorecards.refs)
 
 
 class ContextSource:
@@ -67,7 +68,7 @@ class ContextSource:
         every: timedelta = timedelta(seconds=2),
         guard_every: timedelta = timedelta(seconds=60),
     ) -> None:
-        """Loads the files; raises RulebookError or ScorecardError: a service does not start on bad ones."""
+        """Loads the files; raises RulebookError or FileError: a service does not start on bad ones."""
         self._engine = engine
         self._channels = channels
         self._public_url = public_url.rstrip("/")
@@ -91,11 +92,12 @@ class ContextSource:
         await asyncio.to_thread(self._reload)
         async with self._engine.begin() as conn:
             self._people = await read_people(conn)
-            version = f"{self._watcher.book.version}:{self._cards.version}"
+            version = f"{self._watcher.book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
             if self._guarded_at is None or now >= self._guarded_at + self._guard_every:
-                await observing.guard(conn, now)
+                if (await observing.guard(conn, now)).changed:
+                    await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
                 self._guarded_at = now
         self._version = version
         self._refreshed_at = now
@@ -126,7 +128,7 @@ class ContextSource:
             problems.append(str(self._watcher.error))
         try:
             self._cards = scorecards.load(self._cards_dir)
-        except scorecards.ScorecardError as error:
+        except FileError as error:
             problems.append(str(error))
         if problems and problems != self._problems:
             log.error("rules or scorecards are refused; the running ones stay", problem="\n".join(problems))
@@ -134,7 +136,7 @@ class ContextSource:
 
     async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> None:
         book = self._watcher.book
-        content = {**book.content, "scorecards": self._cards.version}
+        content = {**book.content, "scorecard": self._cards.name}
         rule_versions = {rule.id: rule.version for rule in book.rules}
         self._activated_at, changed = await activate(conn, version, content, rule_versions, now)
         if changed:

@@ -163,12 +163,14 @@ def _advance_open(episode: Episode, seen: Observation, policy: Policy, now: date
         return None
     if not seen.holds:
         return _close(episode, seen, policy, now)
+    # An event that came late, or an import that goes on, may show that what holds began later than was thought.
+    dated = replace(episode, since=seen.since or episode.since)
     if SEVERITIES.index(seen.severity) > SEVERITIES.index(episode.severity):
-        return _escalate(episode, seen, policy, now)
-    milder = replace(episode, severity=seen.severity)
-    timed = _timer(milder, seen, policy, now)
-    if timed is None and milder != episode:
-        return Change(episode=milder, transition=None, notify=False)
+        return _escalate(dated, seen, policy, now)
+    dated = replace(dated, severity=seen.severity)
+    timed = _timer(dated, seen, policy, now)
+    if timed is None and dated != episode:
+        return Change(episode=dated, transition=None, notify=False)
     return timed
 
 

@@ -59,6 +59,8 @@ class AccountRow:
     imported_until: datetime | None
     evaluated_at: datetime | None
     band: str | None
+    news: bool
+    """Whether facts have come since the last evaluation, rather than time alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +86,12 @@ async def evaluate(
     batch = await _read(conn, account_ids, context, oldest, now)
     episodes = await store.newest_episodes(conn, account_ids)
     verdicts = _verdicts(batch)
+    dated = await _read_history(conn, batch, verdicts, episodes)
     outcome = Outcome(accounts=len(account_ids))
     due: list[datetime | None] = [None] * len(account_ids)
     open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
     deliveries = []
-    for rule, observations in _observations(batch, verdicts, episodes):
+    for rule, observations in _observations(batch, verdicts, episodes, dated):
         policy = Policy(
             for_=rule.for_, renotify=rule.renotify, cooldown=rule.cooldown, notify_resolved=rule.notify_resolved
         )
@@ -130,6 +133,7 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             health.c.account_id,
             health.c.evaluated_at,
             health.c.band,
+            health.c.facts_version,
             accounts.c.version,
             accounts.c.last_event_at,
             accounts.c.last_activity_at,
@@ -149,14 +153,15 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             imported_until=row.imported_until,
             evaluated_at=row.evaluated_at,
             band=row.band,
+            news=row.facts_version != row.version,
         )
         for row in (found[account_id] for account_id in account_ids)
     ]
 
 
 def _fill_in(table: SignalTable, facts: Facts, scores: Scores) -> None:
-    """The signals that the scorecard makes."""
-    score = scores.score[:, None]
+    """The signals that the scorecard makes. A score that lacks unobserved days is not comparable: unknown to the rules."""
+    score = np.where(scores.incomplete, np.nan, scores.score)[:, None]
     made: dict[str, npt.NDArray[Any]] = {
         "score": score,
         "score_change_28d": score - facts.score_28d_ago[:, None],
@@ -169,7 +174,7 @@ def _verdicts(batch: Batch) -> npt.NDArray[np.float64]:
     """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave; while data is held, absence is not believed."""
     rules = batch.context.rulebook.rules
     columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
-    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(len(rules), -1)
+    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(len(rules), len(batch.facts))
     gone = np.array([status in GONE for status in batch.facts.texts["status"]], dtype=np.bool_)
     held = batch.context.observed.held_since(batch.now) is not None
     for place, rule in enumerate(rules):
@@ -180,8 +185,35 @@ def _verdicts(batch: Batch) -> npt.NDArray[np.float64]:
     return verdicts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dated:
+    """The facts of the accounts whose episodes need a date, with the history of their attributes."""
+
+    facts: Facts | None
+    row_of: Mapping[int, int]
+
+
+async def _read_history(
+    conn: AsyncConnection, batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]
+) -> Dated:
+    needed: set[int] = set()
+    for number, rule in enumerate(batch.context.rulebook.rules):
+        for place in np.flatnonzero(verdicts[number] == 1.0).tolist():
+            if _date_anew(batch.rows[place], rule, episodes.get((rule.id, batch.facts.account_ids[place]))):
+                needed.add(place)
+    if not needed:
+        return Dated(facts=None, row_of={})
+    places = sorted(needed)
+    account_ids = [batch.facts.account_ids[place] for place in places]
+    facts = await reading.read(conn, account_ids, now=batch.now, history=True)
+    return Dated(facts=facts, row_of={place: row for row, place in enumerate(places)})
+
+
 def _observations(
-    batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]
+    batch: Batch,
+    verdicts: npt.NDArray[np.float64],
+    episodes: Mapping[tuple[str, str], Episode],
+    dated: Dated,
 ) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
     """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
     result = []
@@ -192,7 +224,8 @@ def _observations(
             if (episode := episodes.get((rule.id, account_id))) is not None
         }
         holding = np.flatnonzero(verdicts[number] == 1.0).tolist()
-        began = _since(batch, rule, [place for place in holding if place not in known or not known[place].open])
+        undated = [place for place in holding if _date_anew(batch.rows[place], rule, known.get(place))]
+        began = _since(batch, rule, undated, dated)
         denied = _disproved(batch, rule, [p for p in known if known[p].open and verdicts[number, p] == 0.0], known)
         seen = [
             (place, _observe(batch, rule, place, verdicts[number, place], began, known.get(place), place in denied))
@@ -200,6 +233,11 @@ def _observations(
         ]
         result.append((rule, seen))
     return result
+
+
+def _date_anew(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
+    """New episodes need a date; an open one a new date when an event shows that the present stretch began later."""
+    return episode is None or not episode.open or (row.news and not since.scored(rule))
 
 
 def _observe(
@@ -233,11 +271,13 @@ def _shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _since(batch: Batch, rule: Rule, places: Sequence[int]) -> dict[int, datetime]:
+def _since(batch: Batch, rule: Rule, places: Sequence[int], dated: Dated) -> dict[int, datetime]:
     if not places:
         return {}
     if not since.scored(rule):
-        began = since.began(rule, batch.facts, places, batch.context.observed, batch.now)
+        assert dated.facts is not None
+        rows = [dated.row_of[place] for place in places]
+        began = since.began(rule, dated.facts, rows, batch.context.observed, batch.now)
         return dict(zip(places, began, strict=True))
     return {place: _since_scored(batch, place) for place in places}
 

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health.columns import Floats
 from health.instants import NEVER, from_us
 from health.scorecards import mrr_at_risk
 
@@ -64,19 +65,21 @@ async def write_health(
     conn: AsyncConnection, batch: Batch, due_at: Sequence[datetime | None], open_alerts: Mapping[str, int]
 ) -> None:
     """Every column of the lists, and the last score of the day."""
-    rows = [_row(batch, place, due_at[place], open_alerts) for place in range(len(batch.facts))]
+    at_risk = mrr_at_risk(batch.facts.numbers["mrr"], batch.scores.band, batch.context.scorecards.at_risk)
+    rows = [_row(batch, place, at_risk, due_at[place], open_alerts) for place in range(len(batch.facts))]
     encoded = msgspec.json.encode(rows).decode()
     await conn.execute(_UPDATE, {"rows": encoded})
     await conn.execute(_SCORES, {"rows": encoded, "day": batch.now.date()})
 
 
-def _row(batch: Batch, place: int, due_at: datetime | None, open_alerts: Mapping[str, int]) -> dict[str, Any]:
+def _row(
+    batch: Batch, place: int, at_risk: Floats, due_at: datetime | None, open_alerts: Mapping[str, int]
+) -> dict[str, Any]:
     facts, scores, account = batch.facts, batch.scores, batch.rows[place]
     account_id = facts.account_ids[place]
     mrr = _number(facts.numbers["mrr"][place])
     score, band = _number(scores.score[place]), scores.band[place]
     renewal = int(facts.renewal_at[place])
-    at_risk = None if mrr is None or band is None else mrr_at_risk(mrr, band)
     texts = {name: facts.texts[name][place] for name in ("name", "plan", "owner", "segment", "status", "currency")}
     return {
         "account_id": account_id,
@@ -86,7 +89,7 @@ def _row(batch: Batch, place: int, due_at: datetime | None, open_alerts: Mapping
         "renewal_on": None if renewal == NEVER else from_us(renewal).date(),
         "score": score,
         "band": band,
-        "mrr_at_risk": at_risk,
+        "mrr_at_risk": _number(at_risk[place]),
         "open_alerts": max(0, open_alerts.get(account_id, 0)),
         "last_seen_at": account.last_activity_at,
         "last_login_at": account.last_login_at,

@@ -16,6 +16,7 @@ from alerts.tables import episodes, transitions
 _STATE_COLUMNS = (
     "state",
     "severity",
+    "since",
     "closed_at",
     "cleared_at",
     "acknowledged_at",
@@ -33,7 +34,6 @@ def to_episode(row: Any) -> Episode:
         rule_id=row.rule_id,
         account_id=row.account_id,
         pre_existing=row.pre_existing,
-        since=row.since,
         opened_at=row.opened_at,
         **{name: getattr(row, name) for name in _STATE_COLUMNS},
     )
@@ -58,7 +58,6 @@ async def insert_episode(conn: AsyncConnection, episode: Episode, snapshot: Mapp
             rule_id=episode.rule_id,
             account_id=episode.account_id,
             pre_existing=episode.pre_existing,
-            since=episode.since,
             opened_at=episode.opened_at,
             updated_at=now,
             **{name: getattr(episode, name) for name in _STATE_COLUMNS},

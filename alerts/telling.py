@@ -12,7 +12,7 @@ import numpy as np
 
 from alerts.outbox import NewDelivery
 from alerts.render.view import AlertView, Contribution
-from alerts.routing import find_person, route
+from alerts.routing import Target, find_person, route
 from alerts.rules import Rule, render_reason
 from health.instants import NEVER, from_us
 
@@ -57,7 +57,7 @@ def tell(batch: Batch, rule: Rule, place: int, change: Change, transition_id: in
     return [
         NewDelivery(
             transition_id=transition_id,
-            view=_for_reader(view, target.timezone),
+            view=_for_reader(view, target),
             channel=target.channel,
             target=target.target,
             recipient=None if target.recipient is None else target.recipient.person_id,
@@ -104,15 +104,16 @@ def _view(batch: Batch, rule: Rule, place: int, change: Change) -> AlertView:
     )
 
 
-def _for_reader(view: AlertView, timezone: str) -> AlertView:
-    return msgspec.structs.replace(view, timezone=timezone)
+def _for_reader(view: AlertView, target: Target) -> AlertView:
+    slack_id = target.recipient.slack_id if target.recipient else None
+    return msgspec.structs.replace(view, timezone=target.timezone, reader_slack_id=slack_id)
 
 
 def _strongest(batch: Batch, place: int) -> tuple[Contribution, ...]:
-    lines = [line for line in batch.scores.contributions[place] if line["contribution"]]
+    lines = [line for line in batch.scores.contributions[place] if line["contribution"] < 0]
     lines.sort(key=lambda line: line["contribution"])
     return tuple(
-        Contribution(title=line["title"], points=line["contribution"]) for line in lines[:SHOWN_CONTRIBUTIONS]
+        Contribution(title=line["reason"], points=line["contribution"]) for line in lines[:SHOWN_CONTRIBUTIONS]
     )
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.process import free_port
 from service import logging as logs
 from service.clock import utc_now
 from service.db import make_engine
-from service.role_server import Report, serve_role_metrics
+from service.role_server import Probe, Report, serve_role_metrics
 from service.settings import EX_CONFIG, Settings
 from service.supervisor import RoleProcess, Supervisor, stop_on_signals
+
+if TYPE_CHECKING:
+    from alerts.channels.base import ChannelSettings
+    from alerts.context import ContextSource
+    from consumers.loop import Status
 
 log = structlog.get_logger("kizashi.roles")
 
@@ -40,7 +47,7 @@ async def run_role(role: str, settings: Settings) -> int:
     return await run(settings, stop)
 
 
-async def run_all(settings: Settings, *, on_started: Callable[[Supervisor], Awaitable[None]] | None = None) -> int:
+async def run_all(settings: Settings) -> int:
     """Every role as a process of its own; the API also shows the metrics of the others."""
     logs.configure(settings.log_format, settings.log_level)
     stop = asyncio.Event()
@@ -91,21 +98,38 @@ async def _api(settings: Settings, stop: asyncio.Event) -> int:
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
-    from consumers.run import run_consumer
+    from consumers.broker import BrokerError
+    from consumers.loop import Status, Stuck
+    from consumers.run import Options, run_consumer
 
-    async with _engine(settings, "consumer") as engine, _metrics(settings, engine):
-        return await run_consumer(settings, engine, stop, utc_now)
+    options = Options(
+        bootstrap=settings.kafka_bootstrap,
+        topics=settings.events_topics,
+        group=settings.consumer_group,
+        broker_incarnation=settings.broker_incarnation,
+        event_max_bytes=settings.event_max_bytes,
+        future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
+        dedup_window_days=settings.dedup_window_days,
+    )
+    status = Status()
+    async with _engine(settings, "consumer") as engine, _metrics(settings, _database_and(engine, status)):
+        try:
+            await run_consumer(engine, options, stop, utc_now, status)
+        except (Stuck, BrokerError) as error:
+            log.error("the consumer ends, to be started again", problem=str(error))
+            return 1
+    return 0
 
 
 async def _evaluator(settings: Settings, stop: asyncio.Event) -> int:
     from alerts.evaluator import Evaluator
     from alerts.rules import RulebookError
-    from health.scorecards import ScorecardError
+    from health.yamlfile import FileError
 
-    async with _engine(settings, "evaluator") as engine, _metrics(settings, engine):
+    async with _engine(settings, "evaluator") as engine, _metrics(settings, _database(engine)):
         try:
             context = context_source(settings, engine)
-        except (RulebookError, ScorecardError) as error:
+        except (RulebookError, FileError) as error:
             log.error("rules or scorecards are refused", problem=str(error))
             return EX_CONFIG
         evaluator = Evaluator(
@@ -138,13 +162,13 @@ async def _people(settings: Settings, engine: AsyncEngine) -> AsyncIterator[None
         watching.cancel()
 
 
-def context_source(settings: Settings, engine: AsyncEngine):  # type: ignore[no-untyped-def]
-    """What evaluations need besides the facts. Raises RulebookError or ScorecardError."""
+def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
+    """What evaluations need besides the facts. Raises RulebookError or FileError."""
     from alerts.context import ContextSource
     from alerts.routing import Channels
     from consumers import progress
 
-    async def through(conn):  # type: ignore[no-untyped-def]
+    async def through(conn: AsyncConnection) -> datetime | None:
         return (await progress.read(conn, settings.consumer_group, settings.events_topics)).complete_through
 
     return ContextSource(
@@ -165,9 +189,37 @@ async def _sender(settings: Settings, stop: asyncio.Event) -> int:
     from alerts import channels
     from alerts.delivery import run_sender
 
-    async with _engine(settings, "sender") as engine, _metrics(settings, engine):
-        await run_sender(engine, channels.build(settings, engine), stop, utc_now)
+    try:
+        ways_out = channels.build(_channel_settings(settings))
+    except ValueError as error:
+        log.error("a channel is not set up right", problem=str(error))
+        return EX_CONFIG
+    async with _engine(settings, "sender") as engine, _metrics(settings, _database(engine)):
+        await run_sender(engine, ways_out, stop, utc_now)
     return 0
+
+
+def _channel_settings(settings: Settings) -> ChannelSettings:
+    from alerts.channels.base import ChannelSettings
+    from service.secrets import Vault
+
+    return ChannelSettings(
+        slack_webhook_url=_open(settings.slack_webhook_url),
+        smtp_host=settings.smtp_host,
+        smtp_port=settings.smtp_port,
+        smtp_username=settings.smtp_username,
+        smtp_password=_open(settings.smtp_password),
+        smtp_tls=settings.smtp_tls,
+        mail_from=settings.mail_from,
+        webhook_url=_open(settings.webhook_url),
+        webhook_secret=_open(settings.webhook_secret),
+        allow_private_targets=settings.allow_private_targets,
+        decrypt=Vault(settings.secret_key).open,
+    )
+
+
+def _open(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 @contextlib.asynccontextmanager
@@ -185,19 +237,31 @@ async def _engine(settings: Settings, role: str) -> AsyncIterator[AsyncEngine]:
 
 
 @contextlib.asynccontextmanager
-async def _metrics(settings: Settings, engine: AsyncEngine) -> AsyncIterator[None]:
+async def _metrics(settings: Settings, ready: Probe) -> AsyncIterator[None]:
     """/metrics, /livez and /readyz of a role without an API."""
     if settings.metrics_port is None:
         yield
         return
-
-    async def ready() -> Report:
-        async with engine.connect() as conn:
-            await conn.execute(text("SELECT 1"))
-        return Report(ok=True, checks={"database": "ok"})
-
     server = await serve_role_metrics(settings.metrics_host, settings.metrics_port, ready)
     try:
         yield
     finally:
         await server.stop()
+
+
+def _database(engine: AsyncEngine) -> Probe:
+    async def ready() -> Report:
+        async with engine.connect() as conn:
+            await conn.execute(text("SELECT 1"))
+        return Report(ok=True, checks={"database": "ok"})
+
+    return ready
+
+
+def _database_and(engine: AsyncEngine, status: Status) -> Probe:
+    async def ready() -> Report:
+        report = await _database(engine)()
+        problems = status.problems()
+        return Report(ok=not problems, checks={**report.checks, "events": "; ".join(problems) or "ok"})
+
+    return ready

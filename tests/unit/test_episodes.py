@@ -21,7 +21,7 @@ def day(number: float) -> datetime:
 
 
 def step(episode: Episode | None, seen: Observation, now: datetime, policy: Policy = Policy()) -> Change | None:
-    return advance("no-login-14d", "acme", episode, seen, policy, now)
+    return advance("no-login", "acme", episode, seen, policy, now)
 
 
 def holds(since: float, **kw: object) -> Observation:
