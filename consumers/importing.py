@@ -195,8 +195,8 @@ class _Sender:
     async def finish(self, done: Progress) -> Progress:
         if await self.log_is_volatile():
             await self._until_unread(0)
-        finished = replace(done, finished=True)
-        await self._note(finished, {"finished_at": self._clock()})
+        finished = replace(done, finished=True, rows_total=done.rows_sent)
+        await self._note(finished, {"finished_at": self._clock(), "rows_total": done.rows_sent})
         return finished
 
     async def _send(self, records: list[tuple[bytes, bytes]]) -> list[Landed]:

@@ -250,6 +250,11 @@ def jars_folder() -> Path:
     return cache / "kizashi" / f"kafka-{VERSION}"
 
 
+def has_jars() -> bool:
+    """Whether `start` needs nothing fetched."""
+    return _has_jars(jars_folder())
+
+
 def _has_jars(folder: Path) -> bool:
     return (folder / f"kafka_{SCALA}-{VERSION}.jar").exists()
 

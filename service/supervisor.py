@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -29,10 +30,11 @@ log = structlog.get_logger("kizashi.supervisor")
 
 @dataclass(frozen=True, kw_only=True)
 class RoleProcess:
-    """One role to keep running; ``environment`` is added to ours."""
+    """One role to keep running; ``environment`` is added to ours. Its output goes to ours, or at the end of ``log``."""
 
     role: str
     environment: Mapping[str, str]
+    log: Path | None = None
 
     @property
     def command(self) -> Sequence[str]:
@@ -41,7 +43,7 @@ class RoleProcess:
 
 def restart_delay(failures: int) -> float:
     """Seconds to wait before the next start after so many failures in a row: 0.5, 1, 2, … at most 30."""
-    return float(min(30.0, 0.5 * 2**max(0, failures - 1)))
+    return float(min(30.0, 0.5 * 2 ** max(0, failures - 1)))
 
 
 class Supervisor:
@@ -54,8 +56,11 @@ class Supervisor:
         *,
         grace_seconds: float = GRACE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
+        told: Callable[[str, str], None] = lambda _role, _what: None,
     ) -> None:
+        """``told`` hears of each role that ``ended`` unasked and of each that ``stopped``."""
         self._roles = roles
+        self._told = told
         self._stop = stop
         self._grace = grace_seconds
         self._monotonic = monotonic
@@ -79,13 +84,7 @@ class Supervisor:
         failures = 0
         while not self._stop.is_set():
             started = self._monotonic()
-            process = await asyncio.create_subprocess_exec(
-                *role.command,
-                stdin=asyncio.subprocess.PIPE,
-                env={**os.environ, **role.environment, SUPERVISED: "1"},
-                start_new_session=True,
-            )
-            self._processes[role.role] = process
+            process = self._processes[role.role] = await _spawn(role)
             status = await process.wait()
             if self._stop.is_set():
                 return
@@ -97,6 +96,7 @@ class Supervisor:
             failures = 1 if self._monotonic() - started > HEALTHY_SECONDS else failures + 1
             delay = restart_delay(failures)
             log.error("role ended and is started again", role=role.role, status=status, delay_seconds=delay)
+            self._told(role.role, "ended")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
 
@@ -111,6 +111,20 @@ class Supervisor:
             log.error("role did not stop in time and is killed", role=role, grace_seconds=self._grace)
             process.kill()
             await process.wait()
+        self._told(role, "stopped")
+
+
+async def _spawn(role: RoleProcess) -> asyncio.subprocess.Process:
+    with contextlib.ExitStack() as files:
+        output = None if role.log is None else files.enter_context(role.log.open("ab"))
+        return await asyncio.create_subprocess_exec(
+            *role.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **role.environment, SUPERVISED: "1"},
+            start_new_session=True,
+        )
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
