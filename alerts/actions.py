@@ -49,7 +49,8 @@ async def act(
 ) -> Episode:
     """Carries one action out and returns the episode after it.
 
-    Raises NotFound, Conflict (``expected_version`` is not the current one) or NotAllowed (with a reason for the reader).
+    Raises NotFound, Conflict (``expected_version`` is not the current one) or NotAllowed (with a reason for the
+    reader).
     """
     account_id = await conn.scalar(select(table.c.account_id).where(table.c.episode_id == episode_id))
     if account_id is None:
@@ -73,7 +74,13 @@ async def act(
 
 
 def _decide(
-    episode: Episode, action: Action, actor: str, reason: str, until: datetime | None, outcome: str | None, now: datetime
+    episode: Episode,
+    action: Action,
+    actor: str,
+    reason: str,
+    until: datetime | None,
+    outcome: str | None,
+    now: datetime,
 ) -> episodes.Change:
     if action == "acknowledge":
         return episodes.acknowledge(episode, actor, reason, now)

@@ -1,7 +1,7 @@
 """When each rule's condition went live: what began before that is pre-existing.
 
-A rule whose condition did not change keeps its date over rewording; a changed condition, or a rule that was retired, starts
-anew. Every rulebook that ever ran is kept by its content hash, so that an alert can be explained years later.
+A rule whose condition did not change keeps its date over rewording; a changed condition, or a rule that was retired,
+starts anew. Every rulebook that ever ran is kept by its content hash, so that an alert can be explained years later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from alerts.tables import rule_activations, rulebooks
 async def activate(
     conn: AsyncConnection, version: str, content: Mapping[str, Any], rule_versions: Mapping[str, str], now: datetime
 ) -> tuple[dict[str, datetime], bool]:
-    """Records the rulebook that runs now. Returns when each of its rules went live, and whether it differs from the last one.
+    """Records the rulebook that runs now. Returns when each of its rules went live, and whether it differs from the
+    last one.
 
     Several evaluators may do so at once: the rows decide, whoever comes first.
     """
@@ -45,6 +46,4 @@ async def _go_live(conn: AsyncConnection, rule_id: str, rule_version: str, now: 
     values = {"rule_version": rule_version, "activated_at": now, "retired_at": None}
     statement = insert(rule_activations).values(rule_id=rule_id, **values)
     differs = (rule_activations.c.rule_version != rule_version) | rule_activations.c.retired_at.is_not(None)
-    await conn.execute(
-        statement.on_conflict_do_update(index_elements=["rule_id"], set_=values, where=differs)
-    )
+    await conn.execute(statement.on_conflict_do_update(index_elements=["rule_id"], set_=values, where=differs))

@@ -1,4 +1,6 @@
-"""What an evaluation needs besides the facts: rulebook and activations, scorecards, people, channels, what was observed."""
+"""What an evaluation needs besides the facts: rulebook and activations, scorecards, people, channels, what was
+observed.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,8 @@ class Context:
 class ContextSource:
     """Hands out the context. ``refresh`` re-reads what changes rarely, ``read`` what each batch must know afresh.
 
-    Rule and scorecard files are watched; a bad file leaves the running ones. A change re-evaluates everybody through the
-    everyone-marker, page by page.
+    Rule and scorecard files are watched; a bad file leaves the running ones. A change re-evaluates everybody through
+    the everyone-marker, page by page.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class ContextSource:
         self._guarded_at: datetime | None = None
 
     async def refresh(self, now: datetime) -> None:
-        """Looks for changed files and people, records a new rulebook, and lets the volume guard judge, when it is time."""
+        """Looks for changed files and people, records a new rulebook, and lets the volume guard judge, when it is
+        time.
+        """
         if self._refreshed_at is not None and now < self._refreshed_at + self._every:
             return
         await asyncio.to_thread(self._reload)

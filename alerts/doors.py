@@ -1,13 +1,13 @@
 """The two doors into one evaluation: accounts that were *touched*, and accounts for which it is *time*.
 
-Each function runs inside the caller's transaction and locks what it hands out until that ends. SKIP LOCKED applies to queue
-rows and to the due scan only: the accounts named by a queue row are locked sorted and waiting, because skipping a locked
-account here would lose its wake-up for ever.
+Each function runs inside the caller's transaction and locks what it hands out until that ends. SKIP LOCKED applies
+to queue rows and to the due scan only: the accounts named by a queue row are locked sorted and waiting, because
+skipping a locked account here would lose its wake-up for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -134,7 +134,8 @@ async def take_missed(conn: AsyncConnection, before: datetime, limit: int) -> Wo
 
 
 async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: datetime) -> dict[str, datetime | None]:
-    """Locks the accounts' health rows, sorted and waiting; makes those that are missing. Returns when each was last evaluated.
+    """Locks the accounts' health rows, sorted and waiting; makes those that are missing. Returns when each was last
+    evaluated.
 
     Whoever reads facts must do so after this: what was written before the lock was granted is then seen.
     """
@@ -168,7 +169,7 @@ async def postpone(conn: AsyncConnection, account_ids: Sequence[str], until: dat
 
 
 def split_recent(
-    work: Work, evaluated: dict[str, datetime | None], now: datetime, coalesce: timedelta
+    work: Work, evaluated: Mapping[str, datetime | None], now: datetime, coalesce: timedelta
 ) -> tuple[list[str], list[str]]:
     """(to evaluate now, to postpone): an account at most once in ``coalesce``, but urgent ones at once."""
     due: list[str] = []

@@ -1,7 +1,7 @@
 """Episodes, pure: what becomes of (rule, account) when the rule holds, ceases to hold, or a person acts.
 
-Every function takes ``now`` and returns a value with a reason; ``alerts/evaluator.py`` and ``alerts/actions.py`` carry the
-decision out under the lock of the account's health row. One open episode per (rule, account).
+Every function takes ``now`` and returns a value with a reason; ``alerts/evaluator.py`` and ``alerts/actions.py``
+carry the decision out under the lock of the account's health row. One open episode per (rule, account).
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Policy:
 class Observation:
     """What an evaluation saw of one (rule, account).
 
-    ``holds`` is None when unknown: it neither fires nor resolves. ``since`` is needed when it holds. ``disproved`` says that the
-    facts now known show that the rule did *not* hold when the episode was opened. ``live_from`` is the later of the rule's
-    activation and the end of the account's import: what began before is pre-existing.
+    ``holds`` is None when unknown: it neither fires nor resolves. ``since`` is needed when it holds. ``disproved``
+    says that the facts now known show that the rule did *not* hold when the episode was opened. ``live_from`` is the
+    later of the rule's activation and the end of the account's import: what began before is pre-existing.
     """
 
     holds: bool | None
@@ -111,10 +111,13 @@ def advance(
     assert seen.since is not None
     if seen.since + policy.for_ > now:
         return None  # the account is looked at again at since + for
-    if episode is not None and episode.state == "resolved" and episode.closed_at is not None:
-        if now < episode.closed_at + policy.cooldown:
-            return _reopen(episode, seen, policy, now)
+    if episode is not None and episode.state == "resolved" and _lately(episode.closed_at, policy.cooldown, now):
+        return _reopen(episode, seen, policy, now)
     return _open(rule_id, account_id, seen, policy, now)
+
+
+def _lately(closed_at: datetime | None, cooldown: timedelta, now: datetime) -> bool:
+    return closed_at is not None and now < closed_at + cooldown
 
 
 def _open(rule_id: str, account_id: str, seen: Observation, policy: Policy, now: datetime) -> Change:
@@ -262,7 +265,9 @@ def snooze(episode: Episode, actor: str, reason: str, until: datetime, now: date
 
 
 def resolve(episode: Episode, actor: str, reason: str, outcome: Outcome, now: datetime) -> Change:
-    """Closed by a person. It stays quiet until the condition has been seen false, however long it goes on being true."""
+    """Closed by a person. It stays quiet until the condition has been seen false, however long it goes on being
+    true.
+    """
     _require_open(episode, "resolved")
     if outcome not in OUTCOMES:
         raise NotAllowed(f"outcome must be one of {', '.join(OUTCOMES)}, not {outcome!r}")

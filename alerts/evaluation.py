@@ -26,7 +26,7 @@ from alerts.outbox import enqueue
 from alerts.rules import Rule, evaluate_all
 from alerts.telling import snapshot, tell
 from health import facts as reading
-from health import scorecards, signals
+from health import signals
 from health.columns import Facts
 from health.instants import from_us
 from health.scorecards import Scores
@@ -122,9 +122,7 @@ async def _read(
     table = signals.compute(facts, [now], context.refs, context.observed)
     scores = context.scorecards.score(table, facts, [row.band for row in rows])
     _fill_in(table, facts, scores)
-    return Batch(
-        now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, oldest_event_at=oldest
-    )
+    return Batch(now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, oldest_event_at=oldest)
 
 
 async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> list[AccountRow]:
@@ -160,7 +158,9 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
 
 
 def _fill_in(table: SignalTable, facts: Facts, scores: Scores) -> None:
-    """The signals that the scorecard makes. A score that lacks unobserved days is not comparable: unknown to the rules."""
+    """The signals that the scorecard makes. A score that lacks unobserved days is not comparable: unknown to the
+    rules.
+    """
     score = np.where(scores.incomplete, np.nan, scores.score)[:, None]
     made: dict[str, npt.NDArray[Any]] = {
         "score": score,
@@ -174,7 +174,9 @@ def _verdicts(batch: Batch) -> npt.NDArray[np.float64]:
     """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave; while data is held, absence is not believed."""
     rules = batch.context.rulebook.rules
     columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
-    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(len(rules), len(batch.facts))
+    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(
+        len(rules), len(batch.facts)
+    )
     gone = np.array([status in GONE for status in batch.facts.texts["status"]], dtype=np.bool_)
     held = batch.context.observed.held_since(batch.now) is not None
     for place, rule in enumerate(rules):
@@ -241,7 +243,13 @@ def _date_anew(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
 
 
 def _observe(
-    batch: Batch, rule: Rule, place: int, verdict: float, began: Mapping[int, datetime], episode: Episode | None, denied: bool
+    batch: Batch,
+    rule: Rule,
+    place: int,
+    verdict: float,
+    began: Mapping[int, datetime],
+    episode: Episode | None,
+    denied: bool,
 ) -> Observation:
     if math.isnan(verdict):
         return Observation(holds=None, reason="unknown")
@@ -255,7 +263,7 @@ def _observe(
         holds=True,
         reason=_because(rule, row),
         severity=rule.severity_for(row),
-        since=began[place] if place in began else (episode.since if episode else batch.now),
+        since=began.get(place, episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
     )
 
@@ -293,9 +301,7 @@ def _since_scored(batch: Batch, place: int) -> datetime:
     return since.of_scored(row.last_event_at, row.evaluated_at, row.imported_until, last_step, batch.now)
 
 
-def _disproved(
-    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode]
-) -> frozenset[int]:
+def _disproved(batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode]) -> frozenset[int]:
     """Open absence alerts that an event which arrived late shows never to have been true."""
     if not places or not rule.absence or since.scored(rule):
         return frozenset()

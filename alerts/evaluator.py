@@ -86,12 +86,11 @@ class Evaluator:
         return total
 
     async def _through(self, name: str, door: Door) -> int:
-        async with self.engine.connect() as conn:
-            async with conn.begin():
-                work = await door(conn)
-                if not work.found:
-                    return 0
-                outcomes = await self._evaluate(conn, name, work)
+        async with self.engine.connect() as conn, conn.begin():
+            work = await door(conn)
+            if not work.found:
+                return 0
+            outcomes = await self._evaluate(conn, name, work)
         self._measure(name, work, outcomes)
         return max(1, len(work.account_ids))
 
@@ -113,7 +112,9 @@ class Evaluator:
     async def _bisect(
         self, conn: AsyncConnection, account_ids: list[str], context: Context, oldest: datetime | None, now: datetime
     ) -> list[Outcome]:
-        """Evaluates a batch; one that fails is halved until the account at fault stands alone, is marked, and the rest goes on."""
+        """Evaluates a batch; one that fails is halved until the account at fault stands alone, is marked, and the
+        rest goes on.
+        """
         try:
             async with conn.begin_nested():
                 return [await evaluate(conn, account_ids, context, oldest, now)]
@@ -128,7 +129,7 @@ class Evaluator:
         return first + await self._bisect(conn, account_ids[middle:], context, oldest, now)
 
     async def _mark_broken(self, conn: AsyncConnection, account_id: str, error: Exception, now: datetime) -> None:
-        log.exception("account cannot be evaluated", account_id=account_id, exc_info=error)
+        log.error("account cannot be evaluated", account_id=account_id, exc_info=error)
         metrics.EVALUATION_FAILURES.inc()
         problem = f"{type(error).__name__}: {error}"[:500]
         await conn.execute(

@@ -43,14 +43,18 @@ _COLUMNS = {
     "due_at": "timestamptz",
 }
 
-_RECORDS = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(account_id text, {', '.join(f'{n} {t}' for n, t in _COLUMNS.items())})"
+_TYPES = ", ".join(f"{name} {type_}" for name, type_ in _COLUMNS.items())
+_RECORDS = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(account_id text, {_TYPES})"
 
-_UPDATE = text(f"""
+_UPDATE = text(
+    f"""
 UPDATE health h SET {", ".join(f"{name} = r.{name}" for name in _COLUMNS)}
 FROM {_RECORDS} WHERE h.account_id = r.account_id COLLATE "C"
-""")
+"""  # noqa: S608 - made of the names above
+)
 
-_SCORES = text(f"""
+_SCORES = text(
+    f"""
 INSERT INTO score_history AS s (account_id, day, score, band, scorecard, contributions)
 SELECT r.account_id, CAST(:day AS date), r.score, r.band, r.scorecard, r.contributions
 FROM {_RECORDS} WHERE r.scorecard IS NOT NULL
@@ -58,7 +62,8 @@ ON CONFLICT (account_id, day) DO UPDATE
 SET score = excluded.score, band = excluded.band, scorecard = excluded.scorecard, contributions = excluded.contributions
 WHERE s.score IS DISTINCT FROM excluded.score OR s.band IS DISTINCT FROM excluded.band
    OR s.scorecard IS DISTINCT FROM excluded.scorecard
-""")
+"""  # noqa: S608 - made of the names above
+)
 
 
 async def write_health(

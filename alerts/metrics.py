@@ -25,5 +25,6 @@ EVALUATIONS = Counter("kizashi_evaluations_total", "Accounts evaluated, by the d
 EVALUATION_FAILURES = Counter("kizashi_evaluation_failures_total", "Accounts whose evaluation failed and was put off")
 ALERTS = Counter("kizashi_alerts_total", "Transitions of alerts", ["rule", "transition"])
 SWEEP_LAST_SUCCESS = Gauge(
-    "kizashi_sweep_last_success_timestamp_seconds", "When the sweep for missed accounts last ended well; a dead-man's switch"
+    "kizashi_sweep_last_success_timestamp_seconds",
+    "When the sweep for missed accounts last ended well; a dead-man's switch",
 )

@@ -49,7 +49,9 @@ class Channels:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One delivery: ``target`` names the place without its secret (``person:<id>``, ``team``, an e-mail address, ``webhook``)."""
+    """One delivery: ``target`` names the place without its secret (``person:<id>``, ``team``, an e-mail address,
+    ``webhook``).
+    """
 
     channel: ChannelName
     target: str
@@ -70,7 +72,9 @@ def find_person(owner: str | None, people: Mapping[str, Person]) -> Person | Non
 
 
 def reader_of(owner: str | None, people: Mapping[str, Person], now: datetime) -> tuple[Person | None, str]:
-    """The person to tell, with the reason: the owner, else the stand-in of whoever is away, else nobody (the default)."""
+    """The person to tell, with the reason: the owner, else the stand-in of whoever is away, else nobody (the
+    default).
+    """
     person = find_person(owner, people)
     if person is None:
         return None, "the account has no owner" if owner is None else f"its owner {owner!r} is not among the people"

@@ -1,7 +1,7 @@
 """Since when a rule has held, by event time: pure, from the facts now known, never from when we happened to look.
 
-The condition is evaluated on a grid of past midnights (day counts are exact there), walked back to where it last did not
-hold, and then at the instants within that stretch at which one of its signals may have changed.
+The condition is evaluated on a grid of past midnights (day counts are exact there), walked back to where it last did
+not hold, and then at the instants within that stretch at which one of its signals may have changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def scored(rule: Rule) -> bool:
 
 
 def began(rule: Rule, facts: Facts, index: Sequence[int], observed: Observed, now: datetime) -> list[datetime]:
-    """Since when ``rule``, which holds now for the accounts at ``index``, has held. For rules without scored signals."""
+    """Since when ``rule``, which holds now for the accounts at ``index``, has held. For rules without scored
+    signals.
+    """
     some = facts.take(np.array(index, dtype=np.int64))
     instants = np.array([_naive(now), *_midnights(now)], dtype="datetime64[us]")
     grid = np.broadcast_to(instants, (len(index), len(instants)))
@@ -72,7 +74,9 @@ def _refine(rule: Rule, facts: Facts, before: Datetimes, after: Datetimes, obser
 def disproved(
     rule: Rule, facts: Facts, index: Sequence[int], opened_at: Sequence[datetime], observed: Observed
 ) -> list[bool]:
-    """Whether the facts now known show that ``rule`` did not hold for these accounts when their episodes were opened."""
+    """Whether the facts now known show that ``rule`` did not hold for these accounts when their episodes were
+    opened.
+    """
     some = facts.take(np.array(index, dtype=np.int64))
     at = np.array([[_naive(instant)] for instant in opened_at], dtype="datetime64[us]")
     return [bool(value == 0.0) for value in _evaluate(rule, some, at, observed)[:, 0]]
@@ -96,12 +100,11 @@ def of_scored(
 ) -> datetime:
     """Since when a condition over the score has held: it was not there when the account was last evaluated.
 
-    Whatever changed after that made it true: the newest event, or a signal's step by time alone. An account that was never
-    evaluated since its import may have been so all along: then it counts from its newest event, which is the lower bound.
+    Whatever changed after that made it true: the newest event, or a signal's step by time alone. An account that was
+    never evaluated since its import may have been so all along: then it counts from its newest event, which is the
+    lower bound.
     """
     if evaluated_at is None or (imported_until is not None and evaluated_at <= imported_until):
         return min(last_event_at or now, now)
     causes = [at for at in (last_event_at, last_step) if at is not None and evaluated_at < at <= now]
     return max(causes, default=now)
-
-

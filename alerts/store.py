@@ -45,7 +45,9 @@ async def newest_episodes(conn: AsyncConnection, account_ids: Sequence[str]) -> 
         select(episodes)
         .distinct(episodes.c.account_id, episodes.c.rule_id)
         .where(episodes.c.account_id.in_(account_ids))
-        .order_by(episodes.c.account_id, episodes.c.rule_id, (episodes.c.state == "open").desc(), episodes.c.opened_at.desc())
+        .order_by(
+            episodes.c.account_id, episodes.c.rule_id, (episodes.c.state == "open").desc(), episodes.c.opened_at.desc()
+        )
     )
     return {(row.rule_id, row.account_id): to_episode(row) for row in rows}
 

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from sqlalchemy import (
-    BigInteger, Boolean, Column, ForeignKey, Identity, Index, Integer, Numeric, Table, Text, UniqueConstraint, text,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
@@ -38,7 +49,9 @@ episodes = Table(
     Column("since", TZ, nullable=False),
     Column("opened_at", TZ, nullable=False),
     Column("closed_at", TZ),
-    Column("cleared_at", TZ),  # when the condition was first seen false; NULL after a person's resolve: still true, stay quiet
+    Column(
+        "cleared_at", TZ
+    ),  # when the condition was first seen false; NULL after a person's resolve: still true, stay quiet
     Column("acknowledged_at", TZ),
     Column("acknowledged_by", Text),
     Column("snoozed_until", TZ),
@@ -81,7 +94,9 @@ deliveries = Table(
     Column("episode_id", UUID(as_uuid=True), nullable=False),
     Column("account_id", ID, nullable=False),
     Column("channel", Text, nullable=False),  # slack | email | webhook
-    Column("target", Text, nullable=False),  # a name, never a secret: person:<id>, team, webhook:<name>, an e-mail address
+    Column(
+        "target", Text, nullable=False
+    ),  # a name, never a secret: person:<id>, team, webhook:<name>, an e-mail address
     Column("recipient", Text),  # person_id
     Column("language", Text, nullable=False),
     Column("message", JSONB, nullable=False),  # the alert view that the renderer turns into the channel's form
@@ -101,7 +116,9 @@ deliveries = Table(
 delivery_attempts = Table(
     "delivery_attempts",
     metadata,
-    Column("delivery_id", UUID(as_uuid=True), ForeignKey("deliveries.delivery_id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "delivery_id", UUID(as_uuid=True), ForeignKey("deliveries.delivery_id", ondelete="CASCADE"), primary_key=True
+    ),
     Column("attempt", Integer, primary_key=True),
     Column("started_at", TZ, nullable=False),
     Column("finished_at", TZ),

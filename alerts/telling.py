@@ -1,4 +1,6 @@
-"""What is kept of an alert's moment, and the messages about it: pure, from a batch to episode snapshots and deliveries."""
+"""What is kept of an alert's moment, and the messages about it: pure, from a batch to episode snapshots and
+deliveries.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def reasons(batch: Batch, rule: Rule, place: int) -> dict[str, str]:
 
 
 def snapshot(batch: Batch, rule: Rule, place: int) -> dict[str, Any]:
-    """What explains and reproduces the alert later: the rule's and the card's version, signals and contributions at firing."""
+    """What explains and reproduces the alert later: the rule's and the card's version, signals and contributions at
+    firing.
+    """
     score = batch.scores.score[place]
     return {
         "owner": batch.facts.texts["owner"][place],

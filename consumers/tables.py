@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Date, Identity, Index, Integer, LargeBinary, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Date,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from health.tables import TZ, metadata
@@ -49,7 +61,7 @@ import_marks = Table(
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("last_row", BigInteger, nullable=False),
-    comment="Last applied row per import and partition, kept for ever: an import never doubles, however often it is rerun",
+    comment="Last applied row per import and partition, kept for ever: an import never doubles",
 )
 
 dead_letters = Table(

@@ -5,7 +5,8 @@ values of it merge (``Merge``), so that the content of a table is a function of 
 batching and the redelivery of events do not matter. ``consumers/store.py`` builds its upserts from these marks alone.
 
 Times are ``timestamptz``; days are UTC days; ``month`` is the first day of a UTC month and a day array has 31 places,
-place 1 being the first of the month. Quantities are thousandths (``QUANTITY_SCALE``), so that sums are exact in any order.
+place 1 being the first of the month. Quantities are thousandths (``QUANTITY_SCALE``), so that sums are exact in any
+order.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ metadata = MetaData(
 Merge = Literal["key", "max", "min", "add", "or", "add_days", "registers", "once"]
 """How two values of a column merge.
 
-``max``/``min`` ignore NULL; ``add`` sums; ``or`` sets bits; ``add_days`` adds day arrays place by place; ``registers`` keeps
-per field the value with the greatest (event time, event key); ``once`` is written by the first row and never changed,
-used only where every event with that key carries the same value.
+``max``/``min`` ignore NULL; ``add`` sums; ``or`` sets bits; ``add_days`` adds day arrays place by place;
+``registers`` keeps per field the value with the greatest (event time, event key); ``once`` is written by the first
+row and never changed, used only where every event with that key carries the same value.
 """
 
 QUANTITY_SCALE = 1000
@@ -245,8 +246,13 @@ gaps = Table(
     Column("reason", Text, nullable=False),
     Column("noticed_at", TZ, nullable=False),
     Column("closed_at", TZ),
-    Index("uq_gaps_open_source", "source", unique=True, postgresql_where=text("state = 'open' AND until_at IS NULL"),
-          postgresql_nulls_not_distinct=True),
+    Index(
+        "uq_gaps_open_source",
+        "source",
+        unique=True,
+        postgresql_where=text("state = 'open' AND until_at IS NULL"),
+        postgresql_nulls_not_distinct=True,
+    ),
     comment="Time during which a source was not observed; days-since subtract open and lost gaps",
 )
 
@@ -346,5 +352,8 @@ touched = Table(
 )
 
 __all__ = [name for name, value in list(globals().items()) if isinstance(value, (Table, MetaData))] + [
-    "FACT_TABLES", "HISTORY_ATTRIBUTES", "QUANTITY_SCALE", "Merge",
+    "FACT_TABLES",
+    "HISTORY_ATTRIBUTES",
+    "QUANTITY_SCALE",
+    "Merge",
 ]

@@ -8,12 +8,10 @@ from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-import alerts.tables
-import consumers.tables
-import service.tables  # noqa: F401  registers its tables
+import alerts.tables  # noqa: F401 - each registers its tables
+import consumers.tables  # noqa: F401
+import service.tables  # noqa: F401
 from health.tables import metadata
-
-assert alerts.tables and consumers.tables
 
 
 def _run(connection: Connection) -> None:

@@ -6,17 +6,19 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_engine(url: str, *, pool_size: int = 8, timeout_seconds: float = 10.0, application_name: str = "kizashi") -> AsyncEngine:
+def make_engine(
+    url: str, *, pool_size: int = 8, timeout_seconds: float = 10.0, application_name: str = "kizashi"
+) -> AsyncEngine:
     """An engine whose every wait is bounded.
 
-    A peer that stalls without closing would otherwise hang asyncpg for ever: pre-ping hangs too, so both the connect and
-    the command time-out are needed, and the server's own time-outs for what it still runs after we gave up.
+    A peer that stalls without closing would otherwise hang asyncpg for ever: pre-ping hangs too, so both the connect
+    and the command time-out are needed, and the server's own time-outs for what it still runs after we gave up.
     """
     milliseconds = str(int(timeout_seconds * 1000))
     return create_async_engine(

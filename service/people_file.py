@@ -93,6 +93,7 @@ async def load(engine: AsyncEngine, path: Path, vault: Vault, now: datetime) -> 
 async def watch(engine: AsyncEngine, path: Path, vault: Vault, clock: Clock) -> None:
     """Stores the people again whenever the file changes, until cancelled; a bad file leaves those already stored."""
     seen: tuple[int, int] | None = None
+    mark: tuple[int, int] | None = None
     while True:
         try:
             stat = await asyncio.to_thread(path.stat)
@@ -102,7 +103,8 @@ async def watch(engine: AsyncEngine, path: Path, vault: Vault, clock: Clock) -> 
                 log.info("people loaded", file=path.name, people=count)
                 seen = mark
         except (PeopleFileError, SecretsError) as error:
-            log.error("people file is refused; those stored stay", file=path.name, problem=str(error))
+            # The message says it all; a traceback would not help who wrote the file.
+            log.error("people file is refused; those stored stay", file=path.name, problem=str(error))  # noqa: TRY400
             seen = mark
         except (OSError, DBAPIError, TimeoutError) as error:
             log.warning("people file cannot be loaded now", file=path.name, problem=type(error).__name__)

@@ -1,4 +1,6 @@
-"""The four roles, each built from the settings: api, consumer, evaluator, sender; and all of them under a supervisor."""
+"""The four roles, each built from the settings: api, consumer, evaluator, sender; and all of them under a
+supervisor.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +54,11 @@ async def run_all(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     stop = asyncio.Event()
     stop_on_signals(stop)
-    supervisor = Supervisor(role_processes(settings), stop)
+    supervisor = Supervisor(role_processes(), stop)
     return await supervisor.run()
 
 
-def role_processes(settings: Settings) -> list[RoleProcess]:
+def role_processes() -> list[RoleProcess]:
     """The roles with a metrics port each, which the API is told of."""
     ports = {role: free_port() for role in ROLES if role != "api"}
     peers = [f'"{role}=http://127.0.0.1:{port}/metrics"' for role, port in ports.items()]
@@ -82,6 +84,7 @@ async def _api(settings: Settings, stop: asyncio.Event) -> int:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -116,7 +119,7 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
         try:
             await run_consumer(engine, options, stop, utc_now, status)
         except (Stuck, BrokerError) as error:
-            log.error("the consumer ends, to be started again", problem=str(error))
+            log.error("the consumer ends, to be started again", problem=str(error))  # noqa: TRY400 - the words say it all
             return 1
     return 0
 
@@ -130,7 +133,7 @@ async def _evaluator(settings: Settings, stop: asyncio.Event) -> int:
         try:
             context = context_source(settings, engine)
         except (RulebookError, FileError) as error:
-            log.error("rules or scorecards are refused", problem=str(error))
+            log.error("rules or scorecards are refused", problem=str(error))  # noqa: TRY400 - the words say it all
             return EX_CONFIG
         evaluator = Evaluator(
             engine=engine,
@@ -192,7 +195,7 @@ async def _sender(settings: Settings, stop: asyncio.Event) -> int:
     try:
         ways_out = channels.build(_channel_settings(settings))
     except ValueError as error:
-        log.error("a channel is not set up right", problem=str(error))
+        log.error("a channel is not set up right", problem=str(error))  # noqa: TRY400 - the words say it all
         return EX_CONFIG
     async with _engine(settings, "sender") as engine, _metrics(settings, _database(engine)):
         await run_sender(engine, ways_out, stop, utc_now)

@@ -30,13 +30,17 @@ class Settings(BaseSettings):
     # Kafka
     kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Bootstrap servers, comma separated")
     events_topics: list[str] = Field(
-        default=["kizashi.events"], min_length=1,
-        description="Topics read as JSON list; the first is where HTTP and backfill write. All need the same partition count",
+        default=["kizashi.events"],
+        min_length=1,
+        description="Topics, as a JSON list; HTTP and backfill write to the first. All have as many partitions",
     )
-    events_partitions: int = Field(default=32, ge=1, description="Partitions when the topic is made by `kizashi migrate`")
+    events_partitions: int = Field(
+        default=32, ge=1, description="Partitions when the topic is made by `kizashi migrate`"
+    )
     consumer_group: str = Field(default="kizashi", description="Kafka consumer group")
     broker_incarnation: str | None = Field(
-        default=None, description="Marker of a volatile broker's log; another one means: start anew, saying what was unread",
+        default=None,
+        description="Marker of a volatile broker's log; another one means: start anew, saying what was unread",
     )
     accept_timeout_seconds: float = Field(default=5.0, gt=0, description="Longest POST /events waits for the broker")
 
@@ -69,10 +73,12 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(default=None, description="Standard Webhooks secret (whsec_…)")
     default_recipient: str | None = Field(default=None, description="E-mail address used when an account has no owner")
     allow_private_targets: bool = Field(
-        default=False, description="Let webhooks go to private and loopback addresses (demo, tests, internal receivers)",
+        default=False,
+        description="Let webhooks go to private and loopback addresses (demo, tests, internal receivers)",
     )
     secret_key: SecretStr | None = Field(
-        default=None, description="Encrypts personal Slack webhooks in the database (any long random string)",
+        default=None,
+        description="Encrypts personal Slack webhooks in the database (any long random string)",
     )
 
     # Serving
@@ -80,7 +86,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000)
     metrics_host: str = Field(default="127.0.0.1")
     metrics_port: int | None = Field(default=None, description="Port for /metrics, /livez, /readyz of the other roles")
-    metrics_peers: list[str] = Field(default=[], description="role=url of sibling roles whose metrics the API also shows")
+    metrics_peers: list[str] = Field(
+        default=[], description="role=url of sibling roles whose metrics the API also shows"
+    )
     log_format: Literal["json", "console"] = Field(default="json")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     board_open: bool = Field(default=False, description="Show the board without signing in (demo)")
@@ -92,5 +100,5 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [f"  KIZASHI_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
-        print("Settings are wrong:\n" + "\n".join(lines), file=sys.stderr)
+        sys.stderr.write("Settings are wrong:\n" + "\n".join(lines) + "\n")
         raise SystemExit(EX_CONFIG) from None

@@ -1,7 +1,7 @@
 """Runs the roles as processes of their own, restarts what dies, and stops them in the order of the road.
 
-A role's process gets a session of its own, so that the terminal's Ctrl-C reaches the supervisor alone, and our end of its
-standard input: when we are gone, however we went, it reads end of file and stops.
+A role's process gets a session of its own, so that the terminal's Ctrl-C reaches the supervisor alone, and our end
+of its standard input: when we are gone, however we went, it reads end of file and stops.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Supervisor:
         try:
             await asyncio.wait_for(process.wait(), self._grace)
         except TimeoutError:
-            log.error("role did not stop in time and is killed", role=role, grace_seconds=self._grace)
+            log.warning("role did not stop in time and is killed", role=role, grace_seconds=self._grace)
             process.kill()
             await process.wait()
         self._told(role, "stopped")

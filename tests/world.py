@@ -1,4 +1,5 @@
-"""A small world with a clock of its own: events go in through the real consumer store, alerts come out of the real outbox.
+"""A small world with a clock of its own: events go in through the real consumer store, alerts come out of the real
+outbox.
 
 Only Kafka and the wire to Slack are left out. Days count from ``DAY_0``; the clock moves only when told to.
 """
@@ -83,16 +84,14 @@ class World:
             every=timedelta(0),
             guard_every=timedelta(days=10_000),
         )
-        self.evaluator = Evaluator(
-            engine=self.engine, context=context, clock=lambda: self.now, coalesce=timedelta(0)
-        )
+        self.evaluator = Evaluator(engine=self.engine, context=context, clock=lambda: self.now, coalesce=timedelta(0))
 
     async def event(self, kind: str, account: str = "acme", *, at: datetime | None = None, **fields: Any) -> None:
         await self.events({"kind": kind, "account_id": account, "at": at, **fields})
 
     async def events(self, *events: Mapping[str, Any]) -> None:
         """Applies events in one batch, as the consumer would, at the present instant; evaluates what they touched."""
-        records = []
+        records: list[Record] = []
         for fields in events:
             self._number += 1
             event = {"event_id": f"event-{self._number}", **fields}
@@ -117,7 +116,9 @@ class World:
         await self.evaluator.drain()
 
     async def until(self, day: float) -> None:
-        """Moves the clock to a day counted from day 0, stopping whenever an account becomes due, as a running service does."""
+        """Moves the clock to a day counted from day 0, stopping whenever an account becomes due, as a running
+        service does.
+        """
         end = DAY_0 + timedelta(days=day)
         while self.now < end:
             async with self.engine.connect() as conn:
@@ -161,5 +162,3 @@ class World:
     async def health_of(self, account: str = "acme") -> Any:
         async with self.engine.connect() as conn:
             return (await conn.execute(select(health).where(health.c.account_id == account))).one()
-
-

@@ -26,5 +26,9 @@ def migrate(
         from consumers.broker import ensure_topics
 
         with console.status("Making the topics …"):
-            asyncio.run(ensure_topics(settings.kafka_bootstrap, dict.fromkeys(settings.events_topics, settings.events_partitions)))
+            asyncio.run(
+                ensure_topics(
+                    settings.kafka_bootstrap, dict.fromkeys(settings.events_topics, settings.events_partitions)
+                )
+            )
         console.print(f"Topics ready: {', '.join(settings.events_topics)}.")

@@ -119,9 +119,7 @@ async def test_snoozed_comes_back_when_it_still_holds(world: World) -> None:
     await world.until(14.5)
     episode = (await world.open())[RULE]
     async with world.engine.begin() as conn:
-        await act(
-            conn, episode.episode_id, "snooze", expected_version=None, actor="mina", until=day(17), now=world.now
-        )
+        await act(conn, episode.episode_id, "snooze", expected_version=None, actor="mina", until=day(17), now=world.now)
     await world.until(16.9)
     assert [told.kind for told in await world.told(RULE)] == ["opened", "opened"]
     await world.until(17.1)
@@ -131,7 +129,14 @@ async def test_snoozed_comes_back_when_it_still_holds(world: World) -> None:
 async def test_an_import_pages_nobody_about_the_past(world: World) -> None:
     await world.until(100)
     rows = [
-        {"kind": "login", "account_id": "old", "user_id": "u", "at": day(number), "import_id": "crm", "import_row": number}
+        {
+            "kind": "login",
+            "account_id": "old",
+            "user_id": "u",
+            "at": day(number),
+            "import_id": "crm",
+            "import_row": number,
+        }
         for number in range(60)
     ]
     for start in range(0, 60, 20):

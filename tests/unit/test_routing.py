@@ -22,7 +22,9 @@ def places(owner: str | None, people: dict[str, Person] = PEOPLE, channels: Chan
 def test_the_owner_by_id_or_by_mail_in_their_language() -> None:
     targets = route("mina", PEOPLE, ALL, EVERY, NOW)
     assert [(t.channel, t.target) for t in targets] == [
-        ("slack", "team"), ("email", "mina@example.com"), ("webhook", "webhook"),
+        ("slack", "team"),
+        ("email", "mina@example.com"),
+        ("webhook", "webhook"),
     ]
     assert {t.language for t in targets} == {"ja"}
     assert targets[0].recipient == MINA and targets[0].reason == "owner of the account"
@@ -42,8 +44,8 @@ def test_the_stand_in_while_away() -> None:
 
 
 def test_stand_ins_in_a_ring_end_with_the_default() -> None:
-    away = {"away_until": NOW + timedelta(days=1)}
-    ring = {"mina": replace(MINA, **away), "tom": replace(TOM, stand_in="mina", **away)}
+    later = NOW + timedelta(days=1)
+    ring = {"mina": replace(MINA, away_until=later), "tom": replace(TOM, stand_in="mina", away_until=later)}
     person, reason = reader_of("mina", ring, NOW)
     assert person is None and "away" in reason
     assert ("email", "cs@example.com") in places("mina", ring)
