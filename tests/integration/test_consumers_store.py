@@ -151,11 +151,10 @@ async def test_writers_of_the_same_accounts_neither_deadlock_nor_lose(
     engine: AsyncEngine, connection: Connection
 ) -> None:
     rng = random.Random(3)
-    lots: list[list[list[Event]]] = []
-    for partition in range(4):
-        lots.append(
-            [[_any(rng, 1000 * partition + 40 * batch + n, partition) for n in range(40)] for batch in range(12)]
-        )
+    lots = [
+        [[_any(rng, 1000 * partition + 40 * batch + n, partition) for n in range(40)] for batch in range(12)]
+        for partition in range(4)
+    ]
     members = [await Member(engine, partition).open() for partition in range(4)]
 
     async def feed(member: Member, batches: list[list[Event]]) -> None:
