@@ -106,9 +106,10 @@ class Bar:
 
 def example(addresses: Addresses) -> str:
     """A command that makes an alert, another payment each time."""
+    number = "mine-'$(date +%s)'"
     return (
         f"curl -s {addresses.board}/api/v1/events -H 'Authorization: Bearer {addresses.api_key}' \\\n"
-        f'  -d \'{{"kind": "payment", "status": "failed", "account_id": "{EXAMPLE_ACCOUNT}",\n'
-        '  "event_id": "mine-\'$(date +%s)\'", "payment_id": "mine-\'$(date +%s)\'",\n'
-        '  "timestamp": "\'$(date -u +%FT%TZ)\'"}\''
+        f"""  -H 'Content-Type: application/json' -d '{{"kind": "payment", "status": "failed",\n"""
+        f"""  "account_id": "{EXAMPLE_ACCOUNT}", "event_id": "{number}", "payment_id": "{number}",\n"""
+        """  "timestamp": "'$(date -u +%FT%TZ)'"}'"""
     )

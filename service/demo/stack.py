@@ -32,7 +32,6 @@ from service.demo.show import Addresses, Show
 from service.demo.state import DemoError, Folder, Secrets, State
 from service.demo.surroundings import role_environment
 from service.roles import role_processes
-from service.settings import load
 from service.supervisor import RoleProcess, Supervisor
 
 SEED: Final = 20
@@ -203,7 +202,7 @@ class Demo:
                 environment=servers.with_our_packages({**environment, **process.environment}),
                 log=self._folder.log / f"{process.role}.log",
             )
-            for process in role_processes(load())
+            for process in role_processes()
         ]
         stop_roles = asyncio.Event()
         supervisor = Supervisor(roles, stop_roles, grace_seconds=ROLE_GRACE_SECONDS, told=self._role_told)
