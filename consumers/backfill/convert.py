@@ -146,9 +146,19 @@ def _maker(mapping: MappingFile, event: EventMapping, source: str) -> Callable[[
         _put(values, [("timestamp", instant), *fields], row)
         if event.traits is not None:
             values["traits"] = _put({}, traits, row, "traits.")
-        return _decoded(msgspec.json.encode(values))
+        try:
+            raw = msgspec.json.encode(values)
+        except UnicodeEncodeError:
+            # Bytes of a text file that its encoding does not know, kept as lone surrogates until here.
+            bad = next((name for name, value in values.items() if not _is_text(value)), "traits")
+            raise refused(bad, "has bytes that are not text", "save the file as UTF-8, or give its `encoding`") from None
+        return _decoded(raw)
 
     return make
+
+
+def _is_text(value: Any) -> bool:
+    return not isinstance(value, str) or value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _put(values: dict[str, Any], getters: list[tuple[str, Getter]], row: Cells, within: str = "") -> dict[str, Any]:

@@ -129,9 +129,7 @@ def _columns(path: Path, kind: Format, entry: FileMapping) -> list[str]:
             raise FileFault(f"{path.name}: its header cannot be read: {error}") from None
 
 
-def _rows(
-    path: Path, kind: Format, entry: FileMapping | None, on_bytes: Callable[[int], None]
-) -> Iterator[SourceRow]:
+def _rows(path: Path, kind: Format, entry: FileMapping | None, on_bytes: Callable[[int], None]) -> Iterator[SourceRow]:
     if kind == "parquet":
         assert entry is not None
         yield from _parquet_rows(path, entry, on_bytes)
@@ -168,14 +166,14 @@ class _Told(io.RawIOBase):
 
 
 def _open(path: Path, on_bytes: Callable[[int], None]) -> IO[bytes]:
-    file = io.BufferedReader(_Told(path, on_bytes), _BLOCK)
+    file: IO[bytes] = io.BufferedReader(_Told(path, on_bytes), _BLOCK)
     return io.BufferedReader(_Gzip(file), _BLOCK) if path.name.lower().endswith(".gz") else file
 
 
 class _Gzip(gzip.GzipFile):
     """Closes the file beneath too, which GzipFile leaves open."""
 
-    def __init__(self, beneath: io.BufferedReader) -> None:
+    def __init__(self, beneath: IO[bytes]) -> None:
         super().__init__(fileobj=beneath)
         self._beneath = beneath
 

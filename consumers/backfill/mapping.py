@@ -98,9 +98,7 @@ class Mapping(_Part):
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-_KEYS: Final = frozenset(
-    name for part in (Mapping, FileMapping, EventMapping, Condition) for name in part.model_fields
-)
+_KEYS: Final = frozenset(name for part in (Mapping, FileMapping, EventMapping, Condition) for name in part.model_fields)
 
 
 def load(path: Path) -> Mapping:

@@ -174,7 +174,8 @@ def as_instant(value: Any, time_of_day: time | None, zone: tzinfo | None) -> dat
             raise Unfit("has no offset from UTC", "give `timezone` in the mapping, such as UTC or Asia/Tokyo")
         value = value.replace(tzinfo=zone)
     try:
-        return value.astimezone(UTC)
+        instant: datetime = value.astimezone(UTC)
+        return instant
     except OverflowError:
         raise Unfit("is out of range", "give a time from 1970 to 2199") from None
 

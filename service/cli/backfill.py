@@ -49,9 +49,18 @@ class Stop(Exception):
         self.status = status
 
 
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        from consumers.backfill import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+        raise typer.Exit
+
+
 def backfill(
     files: Annotated[
-        list[Path], typer.Argument(help="CSV, NDJSON (also .gz) or Parquet, in this order.", exists=True, dir_okay=False)
+        list[Path],
+        typer.Argument(help="CSV, NDJSON (also .gz) or Parquet, in this order.", exists=True, dir_okay=False),
     ],
     mapping: Annotated[
         Path | None,
@@ -74,10 +83,14 @@ def backfill(
         bool, typer.Option("--again", help="Send files although another import has sent them: they count twice.")
     ] = False,
     max_unread_kib: Annotated[
-        int, typer.Option(min=0, help="KiB per partition sent ahead of the consumers; 0: any (a broker that keeps its log).")
+        int, typer.Option(min=0, help="KiB per partition sent ahead of the consumers; 0: any amount.")
     ] = 1024,
+    _: Annotated[
+        bool,
+        typer.Option("--mapping-schema", callback=_print_schema, is_eager=True, help="Print the mapping's JSON Schema."),
+    ] = False,
 ) -> None:
-    """Send history from files through the broker. Run the same command again to go on: nothing is ever counted twice."""
+    """Send history from files through the broker. The same command again goes on: nothing is ever counted twice."""
     from rich.console import Console
 
     from service.settings import load
@@ -138,12 +151,11 @@ def _dry_run(history: History, wishes: Wishes, console: Console) -> int:
 
 
 async def _send(settings: Settings, history: History, wishes: Wishes, console: Console) -> int:
-    from sqlalchemy.exc import DBAPIError
-
     from consumers.backfill import BackfillError, Counts, FileFault, begin
     from consumers.broker import Producer
     from service.clock import utc_now
     from service.db import make_engine
+    from service.doctor.database import DATABASE_ERRORS
 
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=2, application_name="kizashi-backfill",
                          timeout_seconds=settings.database_timeout_seconds)  # fmt: skip
@@ -166,8 +178,8 @@ async def _send(settings: Settings, history: History, wishes: Wishes, console: C
         raise Stop(str(error), USAGE) from None
     except FileFault as fault:
         raise Stop(str(fault), FAILED) from None
-    except (DBAPIError, OSError, TimeoutError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    except DATABASE_ERRORS as error:
+        cause = getattr(error, "orig", None) or error
         problem = f"the database cannot be used ({type(cause).__name__}); see `kizashi doctor`, then run this again"
         raise Stop(problem, FAILED) from None
     finally:
@@ -252,7 +264,9 @@ def _print_applied(console: Console, applied: Applied, plan: Plan) -> None:
     console.print(f"Events in {applied.events_sent:,} {equal} applied {applied.applied:,}.")
     if applied.dead_letters:
         console.print(f"The consumers refused {applied.dead_letters:,}: GET /api/v1/dead-letters says why.")
-    console.print(f"The facts hold {applied.source_events:,} events of this source; import {plan.import_id} is complete.")
+    console.print(
+        f"Import {plan.import_id} is complete; the facts hold {applied.source_events:,} events of its source."
+    )
 
 
 def _announce(console: Console, plan: Plan, history: History) -> None:

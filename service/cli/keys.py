@@ -34,7 +34,9 @@ def create(
         list[ScopeName],
         typer.Option("--scope", help="May be given several times: ingest (send events), read, write (act, configure)."),
     ],
-    expires: Annotated[str | None, typer.Option(help="After this long it stops working: 90d, 12h. Default: never.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="After this long it stops working: 90d, 12h. Default: never.")
+    ] = None,
 ) -> None:
     """Make a key. It is printed once, on standard output, and stored nowhere but as a hash."""
     from service import auth
@@ -90,9 +92,8 @@ def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `kizashi
 
 def _run(action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """In one transaction; a database that cannot be used ends the command with a line."""
-    from sqlalchemy.exc import DBAPIError
-
     from service.db import make_engine
+    from service.doctor.database import DATABASE_ERRORS
     from service.settings import load
 
     settings = load()
@@ -108,7 +109,7 @@ def _run(action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(run())
-    except (DBAPIError, OSError, TimeoutError) as error:
+    except DATABASE_ERRORS as error:
         cause = getattr(error, "orig", None) or error
         typer.echo(f"The database cannot be used ({type(cause).__name__}); `kizashi doctor` says what to do.", err=True)
         raise typer.Exit(1) from None

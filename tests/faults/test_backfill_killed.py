@@ -1,4 +1,4 @@
-"""A history goes in while consumer and backfill are killed again and again: the facts are those of an undisturbed run."""
+"""A history goes in while consumer and backfill are killed again and again: the facts are those of a calm run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ time_of_day: "12:00"
 files:
   - match: accounts.csv
     events:
-      - {kind: group, event_id: "{id}:group", account_id: "{id}", timestamp: "{started}", traits: {name: "{name}", mrr: "{mrr}"}}
+      - kind: group
+        event_id: "{id}:group"
+        account_id: "{id}"
+        timestamp: "{started}"
+        traits: {name: "{name}", mrr: "{mrr}"}
       - {kind: subscription, event_id: "{id}:started", account_id: "{id}", timestamp: "{started}", change: started}
       - kind: subscription
         when: {cancelled: {present: true}}
@@ -41,7 +45,12 @@ files:
         change: ended
   - match: activity.csv.gz
     events:
-      - {kind: usage, event_id: "{id}:{day}", account_id: "{id}", timestamp: "{day}", feature: report, quantity: "{clicks}"}
+      - kind: usage
+        event_id: "{id}:{day}"
+        account_id: "{id}"
+        timestamp: "{day}"
+        feature: report
+        quantity: "{clicks}"
 """
 
 
@@ -67,8 +76,8 @@ def history(tmp_path: Path) -> list[str]:
                     writer.writerow([f"a{number:03}", START + timedelta(days=day), clicks])
                     row += 1
     (tmp_path / "mapping.yaml").write_text(MAPPING)
-    names = ("accounts.csv", "activity.csv.gz")
-    return [*(str(tmp_path / name) for name in names), "--mapping", str(tmp_path / "mapping.yaml"), "--max-unread-kib", "64"]
+    files = [str(tmp_path / name) for name in ("accounts.csv", "activity.csv.gz")]
+    return [*files, "--mapping", str(tmp_path / "mapping.yaml"), "--max-unread-kib", "64"]
 
 
 @pytest.fixture
@@ -112,7 +121,7 @@ async def test_kills_change_nothing(stages: list[Stage], history: list[str]) -> 
     await asyncio.to_thread(run_through, calm, history)
     await asyncio.to_thread(run_killed, killed, history, seed=11, kills=6, within_seconds=(1.5, 6.0))
     assert killed.kills >= 4
-    assert any(0 < rows for rows in killed.resumed_after()), "no kill hit the backfill in its middle: move the seed"
+    assert any(rows > 0 for rows in killed.resumed_after()), "no kill hit the backfill in its middle: move the seed"
     engines = [make_engine(stage.environment["KIZASHI_DATABASE_URL"], pool_size=1) for stage in stages]
     try:
         assert await fingerprint(engines[1]) == await fingerprint(engines[0])
