@@ -8,6 +8,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import ScalarSelect, func, insert, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.episodes import Episode, Transition
@@ -43,7 +44,7 @@ async def newest_episodes(conn: AsyncConnection, account_ids: Sequence[str]) -> 
     """The newest episode of each (rule, account), open or closed. Read after the accounts' health rows are locked."""
     rows = await conn.execute(
         select(episodes)
-        .distinct(episodes.c.account_id, episodes.c.rule_id)
+        .ext(distinct_on(episodes.c.account_id, episodes.c.rule_id))
         .where(episodes.c.account_id.in_(account_ids))
         .order_by(
             episodes.c.account_id, episodes.c.rule_id, (episodes.c.state == "open").desc(), episodes.c.opened_at.desc()

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import pytest
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from alerts.actions import act
 from health.tables import gaps
 from tests.world import DAY_0, World
 
 RULE = "no-login"
-
-
-@pytest.fixture
-async def world(engine: AsyncEngine) -> World:
-    return await World(engine).start()
 
 
 def day(number: float) -> datetime:
