@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from service.cli import migrate, serve
+from service.cli import backfill, demo, doctor, keys, migrate, rules, serve
 
 app = typer.Typer(
     name="kizashi",
@@ -15,3 +17,32 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(migrate.migrate)
+app.command()(demo.demo)
+app.command()(backfill.backfill)
+app.command()(doctor.doctor)
+app.add_typer(keys.app, name="keys")
+app.add_typer(rules.app, name="rules")
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import tomllib
+    from importlib.metadata import PackageNotFoundError, version
+
+    from service.settings import PACKAGE_ROOT
+
+    try:
+        typer.echo(version("kizashi"))
+    except PackageNotFoundError:  # run from its sources
+        typer.echo(tomllib.loads((PACKAGE_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turns product events into explained churn-risk alerts."""
