@@ -1,7 +1,7 @@
 """`make demo` as a reader of the README types it, in the clone that holds this file; part of what CI runs.
 
 Starts it, looks at every address that it prints, waits for the first alert, sends an event, presses Ctrl-C, starts it
-again and stops it again. Prints what took how long. Ends with status 1 and the demo's output when a promise is not kept.
+again and stops it again. Prints what took how long. Status 1, and the output, when a promise is not kept.
 """
 
 from __future__ import annotations
