@@ -23,7 +23,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from health.tables import FACT_TABLES
+from health.tables import FACT_TABLES, imports
+from service.db import make_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 WALL_CLOCK = frozenset({"changed_at", "known_at", "imported_until", "version", "last_live_at"})
@@ -97,17 +98,20 @@ def run_through(stage: Stage, backfill: Sequence[str]) -> float:
     return time.monotonic() - begun
 
 
-def run_killed(
-    stage: Stage, backfill: Sequence[str], *, seed: int, kills: int, within_seconds: tuple[float, float]
-) -> None:
-    """Kills consumer, backfill or both with SIGKILL, ``kills`` times at random moments, then lets them finish."""
+def run_killed(stage: Stage, backfill: Sequence[str], *, seed: int, kills: int) -> None:
+    """Kills consumer, backfill or both with SIGKILL, ``kills`` times, then lets them finish.
+
+    A kill comes a random moment after a random row of its share of the rows was sent: time alone would mostly hit
+    processes that are starting.
+    """
     chance = random.Random(seed)
-    for _ in range(kills):
+    for number in range(kills):
         if "consumer" not in stage.running:
             stage.role("consumer")
         if "backfill" not in stage.running:
             stage.start("backfill", ["backfill", *backfill, "--wait"])
-        time.sleep(chance.uniform(*within_seconds))
+        _wait_for_rows(stage, (number + chance.uniform(0.0, 0.8)) / kills)
+        time.sleep(chance.uniform(0.0, 0.3))
         for name in chance.choice((("consumer",), ("backfill",), ("consumer", "backfill"))):
             stage.kill(name)
     if "backfill" in stage.running:
@@ -115,6 +119,24 @@ def run_killed(
     if "consumer" not in stage.running:
         stage.role("consumer")
     run_through(stage, backfill)
+
+
+def _wait_for_rows(stage: Stage, share: float) -> None:
+    """Until that share of the rows is sent, or the backfill has ended."""
+
+    async def sent() -> None:
+        engine = make_engine(stage.environment["KIZASHI_DATABASE_URL"], pool_size=1)
+        try:
+            while stage.running["backfill"].poll() is None:
+                async with engine.connect() as conn:
+                    row = (await conn.execute(select(imports.c.rows_sent, imports.c.rows_total))).one_or_none()
+                if row is not None and row.rows_sent > share * row.rows_total:
+                    break
+                await asyncio.sleep(0.02)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(asyncio.wait_for(sent(), PATIENCE_SECONDS))
 
 
 async def fingerprint(engine: AsyncEngine) -> dict[str, str]:
@@ -136,8 +158,6 @@ def fingerprint_now(url: str) -> dict[str, str]:
     """For callers without an event loop."""
 
     async def run() -> dict[str, str]:
-        from service.db import make_engine
-
         engine = make_engine(url, pool_size=1)
         try:
             return await fingerprint(engine)

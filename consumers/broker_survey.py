@@ -43,9 +43,7 @@ class Survey:
     topics: Mapping[str, TopicSurvey]
 
 
-async def survey(
-    bootstrap: str, topics: Sequence[str], *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
-) -> Survey:
+async def survey(bootstrap: str, topics: Sequence[str], *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Survey:
     """Raises BrokerUnavailable."""
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -1,4 +1,4 @@
-"""The ``kizashi`` command in a test: its verbs run in a thread of their own, because they bring their own event loop."""
+"""The ``kizashi`` command in a test: verbs run in a thread of their own, because they bring their own event loop."""
 
 from __future__ import annotations
 

@@ -151,7 +151,8 @@ def _maker(mapping: MappingFile, event: EventMapping, source: str) -> Callable[[
         except UnicodeEncodeError:
             # Bytes of a text file that its encoding does not know, kept as lone surrogates until here.
             bad = next((name for name, value in values.items() if not _is_text(value)), "traits")
-            raise refused(bad, "has bytes that are not text", "save the file as UTF-8, or give its `encoding`") from None
+            remedy = "save the file as UTF-8, or give its `encoding`"
+            raise refused(bad, "has bytes that are not text", remedy) from None
         return _decoded(raw)
 
     return make

@@ -87,7 +87,7 @@ def backfill(
     ] = 1024,
     _: Annotated[
         bool,
-        typer.Option("--mapping-schema", callback=_print_schema, is_eager=True, help="Print the mapping's JSON Schema."),
+        typer.Option("--mapping-schema", callback=_print_schema, is_eager=True, help="Print the mapping's schema."),
     ] = False,
 ) -> None:
     """Send history from files through the broker. The same command again goes on: nothing is ever counted twice."""
@@ -155,7 +155,7 @@ async def _send(settings: Settings, history: History, wishes: Wishes, console: C
     from consumers.broker import Producer
     from service.clock import utc_now
     from service.db import make_engine
-    from service.doctor.database import DATABASE_ERRORS
+    from service.doctor.database import DATABASE_ERRORS, cause_of
 
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=2, application_name="kizashi-backfill",
                          timeout_seconds=settings.database_timeout_seconds)  # fmt: skip
@@ -179,7 +179,7 @@ async def _send(settings: Settings, history: History, wishes: Wishes, console: C
     except FileFault as fault:
         raise Stop(str(fault), FAILED) from None
     except DATABASE_ERRORS as error:
-        cause = getattr(error, "orig", None) or error
+        cause = cause_of(error)
         problem = f"the database cannot be used ({type(cause).__name__}); see `kizashi doctor`, then run this again"
         raise Stop(problem, FAILED) from None
     finally:

@@ -93,7 +93,7 @@ def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `kizashi
 def _run(action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """In one transaction; a database that cannot be used ends the command with a line."""
     from service.db import make_engine
-    from service.doctor.database import DATABASE_ERRORS
+    from service.doctor.database import DATABASE_ERRORS, cause_of
     from service.settings import load
 
     settings = load()
@@ -110,7 +110,7 @@ def _run(action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     try:
         return asyncio.run(run())
     except DATABASE_ERRORS as error:
-        cause = getattr(error, "orig", None) or error
+        cause = cause_of(error)
         typer.echo(f"The database cannot be used ({type(cause).__name__}); `kizashi doctor` says what to do.", err=True)
         raise typer.Exit(1) from None
 

@@ -45,9 +45,16 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The driver's own exception beneath SQLAlchemy's."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    return error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError | OSError) else error
+
+
 def unreachable(settings: Settings, error: BaseException) -> Finding:
     url = make_url(settings.database_url.get_secret_value())
-    cause = getattr(error, "orig", None) or error
+    cause = cause_of(error)
     # A driver's own words may quote the address with its password; the server's words do not.
     said = f": {cause}" if isinstance(cause, asyncpg.PostgresError) else ""
     what = f"{url.host}:{url.port or 5432}/{url.database} cannot be used: {type(cause).__name__}{said}"

@@ -211,9 +211,11 @@ async def _is_ours(settings: Settings) -> bool:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, settings.port)
-            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = await reader.readline()
-            writer.close()
+            try:
+                writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                answer = await reader.readline()
+            finally:
+                writer.close()
     except (OSError, TimeoutError, ValueError):
         return False
     return answer.startswith(b"HTTP/1.1 200")

@@ -119,9 +119,9 @@ async def test_kills_change_nothing(stages: list[Stage], history: list[str]) -> 
     calm, killed = stages
     calm.role("consumer")
     await asyncio.to_thread(run_through, calm, history)
-    await asyncio.to_thread(run_killed, killed, history, seed=11, kills=6, within_seconds=(1.5, 6.0))
-    assert killed.kills >= 4
-    assert any(rows > 0 for rows in killed.resumed_after()), "no kill hit the backfill in its middle: move the seed"
+    await asyncio.to_thread(run_killed, killed, history, seed=11, kills=4)
+    assert killed.kills >= 3
+    assert any(rows > 0 for rows in killed.resumed_after()), "no kill hit the backfill in its middle: change the seed"
     engines = [make_engine(stage.environment["KIZASHI_DATABASE_URL"], pool_size=1) for stage in stages]
     try:
         assert await fingerprint(engines[1]) == await fingerprint(engines[0])

@@ -28,7 +28,9 @@ def test_what_cannot_be_made(database: str) -> None:
     assert kizashi("keys", "create", "a b", "--scope", "read", environment=environment).exit_code == 2
     assert kizashi("keys", "create", "a", environment=environment).exit_code == 2
     assert kizashi("keys", "create", "a", "--scope", "admin", environment=environment).exit_code == 2
-    assert kizashi("keys", "create", "a", "--scope", "read", "--expires", "soon", environment=environment).exit_code == 2
+    assert (
+        kizashi("keys", "create", "a", "--scope", "read", "--expires", "soon", environment=environment).exit_code == 2
+    )
 
 
 def test_without_a_database_it_says_so_and_shows_no_password() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ GONE = {**EVENT, "event_id": "{id}:gone", "feature": "gone", "when": {"gone": {"
 HEADER = "id,day,n\n"
 
 
-def mapping(pattern: str = "*", events: Sequence[dict[str, object]] = (EVENT,), **more: object) -> Mapping:
+def mapping(pattern: str = "*", events: Sequence[Mapping_[str, object]] = (EVENT,), **more: object) -> Mapping:
     entry = {"match": pattern, "events": list(events), **more}
     return Mapping.model_validate({"source": "crm", "timezone": "UTC", "time_of_day": "12:00", "files": [entry]})
 
@@ -173,7 +174,9 @@ def test_numbers_are_the_same_however_files_are_cut(
         path.write_text(header + "".join(",".join(row) + "\n" for row in rows))
         return path
 
-    whole = History.of([written("whole.csv", [row for part in parts for row in part])], mapping("*", (EVENT, GONE)), None)
+    whole = History.of(
+        [written("whole.csv", [row for part in parts for row in part])], mapping("*", (EVENT, GONE)), None
+    )
     files = [written(f"{place}.csv", part) for place, part in enumerate(parts)]
     cut = History.of(files, mapping("*", (EVENT, GONE)), None)
     assert read(whole)[0] == read(cut)[0] == read(cut)[0]
