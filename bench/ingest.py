@@ -31,6 +31,7 @@ from consumers.broker import Consumer, Partition, Producer, Record
 from consumers.loop import Loop, Pace, Status
 from consumers.offsets import Offsets
 from consumers.records import Position
+from consumers.run import relax_collector
 from embedded.broker import EmbeddedBroker
 from embedded.kafka import EmbeddedKafka, available
 from embedded.postgres import EmbeddedPostgres
@@ -126,6 +127,7 @@ async def pipeline(
     engine: AsyncEngine, bootstrap: str, topic: str, count: int, incarnation: str | None, pace: Pace
 ) -> Figures:
     """The consumer role as it runs in production, until the topic is read to its end."""
+    relax_collector()
     group, stop = f"bench-{topic}-{pace.behind_records}", asyncio.Event()
     consumer = Consumer(bootstrap, [topic], group=group)
     applier = TimedApplier(engine, group, count, stop)

@@ -119,7 +119,8 @@ def arrival_us(event: EventBase, broker_ms: int) -> int:
 
 def fold(arrivals: Iterable[Arrival], *, now: datetime) -> Fold:
     """Folds new (already deduplicated) events. ``now`` becomes ``changed_at`` and, for imports, ``imported_until``."""
-    state = State(now)
+    arrivals = list(arrivals)
+    state = State(now, kinds=Counter([type(event) for event, _ in arrivals]))
     add = _add
     for event, arrived in arrivals:
         add(state, event, arrived)
@@ -130,7 +131,6 @@ def _add(state: State, event: Event, arrived: int) -> None:
     """Every event: the account's row and its source; then what its kind asks for."""
     at = event.timestamp
     kind = type(event)
-    state.kinds[kind] += 1
     hour = int(at.timestamp() // 3600)
     if state.oldest is None or arrived < state.oldest:
         state.oldest = arrived
