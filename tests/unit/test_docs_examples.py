@@ -58,7 +58,12 @@ def test_every_command_and_option_exists(guide: Path) -> None:
     for line in commands(guide.read_text(encoding="utf-8")):
         command: Any = typer.main.get_command(app)
         words = line.split()[1:]
-        while words and not words[0].startswith("-") and (verbs := getattr(command, "commands", None)):
+        while (
+            words
+            and words[0].islower()
+            and not words[0].startswith("-")
+            and (verbs := getattr(command, "commands", None))
+        ):
             assert words[0] in verbs, f"{line}: there is no verb {words[0]}"
             command = verbs[words.pop(0)]
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}

@@ -11,7 +11,9 @@ import pytest
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+GUIDES = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")]
+)
 LOCKED_TEXT = ("requirements/",)  # generated: test_requirements.py reads it more strictly
 
 
