@@ -1,7 +1,7 @@
 """Writes a batch: the offsets it moves and the facts it adds, in one transaction, in one order.
 
 Order (another one deadlocks): offsets by compare-and-set, what was seen (dedup, import marks), dead letters, the fact
-tables of ``upserts.WRITE_ORDER`` with their rows sorted by key, the queue of touched accounts. A consumer that lost its
+tables of ``FACT_TABLES`` with their rows sorted by key, the queue of touched accounts. A consumer that lost its
 partition fails the compare and stores nothing, so nothing is ever applied twice.
 
 Spoken to in asyncpg's own words below SQLAlchemy's pool: a batch is a dozen prepared statements over arrays.

@@ -17,11 +17,7 @@ from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from consumers.fold import COLUMNS, EPOCH
-from health.tables import FACT_TABLES, source_hours, sources
-
-# Rows that every consumer shares are written last: held from the first statement on, they would let the consumers
-# write only one after the other. Any order does, as long as all use the same one.
-WRITE_ORDER: Final = (*(table for table in FACT_TABLES if table not in {sources, source_hours}), sources, source_hours)
+from health.tables import FACT_TABLES
 
 PLACES: Final = 31
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -151,4 +147,4 @@ def build(table: Table) -> Upsert:
     return Upsert(table=table.name, sql=sql, encoders=tuple(carrier.encode for carrier in carriers))
 
 
-UPSERTS: Final = tuple(build(table) for table in WRITE_ORDER)
+UPSERTS: Final = tuple(build(table) for table in FACT_TABLES)

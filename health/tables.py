@@ -219,8 +219,6 @@ sources = Table(
 )
 
 FACT_TABLES: tuple[Table, ...] = (
-    sources,
-    source_hours,
     late_arrivals,
     record_events,
     records,
@@ -232,8 +230,12 @@ FACT_TABLES: tuple[Table, ...] = (
     account_history,
     account_attributes,
     accounts,
+    sources,
+    source_hours,
 )
-"""The one order in which a transaction writes them (another order deadlocks); the account row comes last."""
+"""The one order in which a transaction writes them (another order deadlocks). Of an account's own tables, the
+account row comes last; after it the few rows that all consumers share, so that they are locked for as short as can
+be."""
 
 gaps = Table(
     "gaps",
