@@ -36,6 +36,9 @@ from health.tables import accounts, health
 GONE = frozenset({"ended", "paused"})
 """Statuses in which an account leaves every rule that does not ask for the status itself."""
 
+NO_FACTS = -1
+"""Version of an account of which no event has come yet."""
+
 SOONEST = timedelta(milliseconds=500)
 """Never due again before this, so that a step that cannot be taken yet does not spin."""
 
@@ -87,6 +90,8 @@ async def evaluate(
     episodes = await store.newest_episodes(conn, account_ids)
     verdicts = _verdicts(batch)
     dated = await _read_history(conn, batch, verdicts, episodes)
+    # Facts that a consumer changed while we read them may not fit together: unknown, until its queue row is worked off.
+    verdicts[:, await _changed_meanwhile(conn, batch)] = np.nan
     outcome = Outcome(accounts=len(account_ids))
     due: list[datetime | None] = [None] * len(account_ids)
     open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
@@ -144,7 +149,7 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
     found = {row.account_id: row for row in await conn.execute(query)}
     return [
         AccountRow(
-            version=row.version if row.version is not None else -1,
+            version=NO_FACTS if row.version is None else row.version,
             last_event_at=row.last_event_at,
             last_activity_at=row.last_activity_at,
             last_login_at=row.last_login_at,
@@ -155,6 +160,13 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
         )
         for row in (found[account_id] for account_id in account_ids)
     ]
+
+
+async def _changed_meanwhile(conn: AsyncConnection, batch: Batch) -> list[int]:
+    query = select(accounts.c.account_id, accounts.c.version).where(accounts.c.account_id.in_(batch.facts.account_ids))
+    versions = {row.account_id: row.version for row in await conn.execute(query)}
+    known = zip(batch.facts.account_ids, batch.rows, strict=True)
+    return [place for place, (account_id, row) in enumerate(known) if versions.get(account_id, NO_FACTS) != row.version]
 
 
 def _fill_in(table: SignalTable, facts: Facts, scores: Scores) -> None:
