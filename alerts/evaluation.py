@@ -106,6 +106,8 @@ async def evaluate(
             change = advance(rule.id, account_id, before, seen, policy, now)
             after = change.episode if change else before
             due[place] = _earliest(due[place], _timer(after, seen, policy, now))
+            if seen.holds and before is not None and _still_arriving(before, batch.rows[place]):
+                await store.save_snapshot(conn, before.episode_id, snapshot(batch, rule, place), now)
             if change is None:
                 continue
             open_now[account_id] += after.open - (before is not None and before.open)  # type: ignore[union-attr]
@@ -320,6 +322,12 @@ def _disproved(batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[i
     opened_at = [known[place].opened_at for place in places]
     denied = since.disproved(rule, batch.facts, places, opened_at, batch.context.observed)
     return frozenset(place for place, is_denied in zip(places, denied, strict=True) if is_denied)
+
+
+def _still_arriving(episode: Episode, row: AccountRow) -> bool:
+    """Opened amid an import, of which more has come since: its explanation was made from half of the facts."""
+    arrived = row.imported_until
+    return episode.open and episode.pre_existing and row.news and arrived is not None and arrived >= episode.opened_at
 
 
 async def _carry_out(

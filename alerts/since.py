@@ -20,11 +20,16 @@ from health.instants import from_us
 
 Datetimes = npt.NDArray[np.datetime64]
 
-GRID_DAYS = 90
-"""How far back the start of an episode is looked for; one that began earlier is dated to there."""
+GRID_DAYS = (*range(90), *range(90, 735, 7))
+"""The midnights, in days back, at which the start of an episode is looked for: daily, as far as there are day
+counts, then weekly. One that began two years ago is dated to there."""
 
 SCORED = frozenset({"score", "score_change_28d", "band"})
 """Signals that are made from a scorecard; they have no past that facts alone could tell."""
+
+
+COMMITTED_WITHIN = timedelta(seconds=60)
+"""A batch carries the time at which it was begun; an evaluation between that and its commit has not seen it."""
 
 
 def scored(rule: Rule) -> bool:
@@ -46,7 +51,7 @@ def began(rule: Rule, facts: Facts, index: Sequence[int], observed: Observed, no
 
 def _midnights(now: datetime) -> list[datetime]:
     last = _naive(now).replace(hour=0, minute=0, second=0, microsecond=0)
-    return [last - timedelta(days=days) for days in range(GRID_DAYS)]
+    return [last - timedelta(days=days) for days in GRID_DAYS]
 
 
 def _naive(at: datetime) -> datetime:
@@ -104,7 +109,7 @@ def of_scored(
     never evaluated since its import may have been so all along: then it counts from its newest event, which is the
     lower bound.
     """
-    if evaluated_at is None or (imported_until is not None and evaluated_at <= imported_until):
+    if evaluated_at is None or (imported_until is not None and evaluated_at <= imported_until + COMMITTED_WITHIN):
         return min(last_event_at or now, now)
     causes = [at for at in (last_event_at, last_step) if at is not None and evaluated_at < at <= now]
     return max(causes, default=now)

@@ -69,6 +69,12 @@ async def insert_episode(conn: AsyncConnection, episode: Episode, snapshot: Mapp
     )
 
 
+async def save_snapshot(conn: AsyncConnection, episode_id: UUID, snapshot: Mapping[str, Any], now: datetime) -> None:
+    """Replaces what explains an alert that nobody has been told of."""
+    statement = update(episodes).where(episodes.c.episode_id == episode_id)
+    await conn.execute(statement.values(updated_at=now, **snapshot))
+
+
 async def save_episode(conn: AsyncConnection, episode: Episode, now: datetime) -> None:
     await conn.execute(
         update(episodes)

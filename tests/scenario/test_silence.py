@@ -137,6 +137,7 @@ async def test_an_import_pages_nobody_about_the_past(world: World) -> None:
     await world.until(103)
     episode = (await world.open("old"))[RULE]
     assert episode.pre_existing and episode.since == day(59 + 14)
+    assert episode.signals["days_since_login"] == 41, "explained by all of the import, not by what had come first"
     assert [told for told in await world.told() if told.account == "old"] == []
 
 
@@ -158,3 +159,9 @@ async def test_a_restarted_evaluator_tells_nobody_twice(world: World) -> None:
     await world.until(15)
     assert await world.told() == before
     assert len(await world.episodes(RULE)) == 1
+
+
+async def test_a_silence_of_many_months_is_dated_too(world: World) -> None:
+    await world.until(400)
+    await world.event("login", user_id="u1", at=day(30))
+    assert (await world.open())[RULE].since == day(44)
