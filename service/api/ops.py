@@ -48,8 +48,8 @@ async def livez() -> Response:
 
 @router.get("/readyz", summary="Should it get traffic", responses=_responses("It can answer"))
 async def readyz(deps: DepsDep) -> Response:
-    """The database must answer and have the schema of this release. Broker and consumers are stated, but do not decide:
-    without them the lists are still served, and events are refused with 503 one by one."""
+    """The database must answer and have the schema of this release, or of a newer one. Broker and consumers are
+    stated, but do not decide: without them the lists are still served, and events are refused with 503 one by one."""
     database, broker = await asyncio.gather(_database(deps), _broker(deps))
     ready, checks = database
     return _reported(Report(ok=ready, checks={**checks, "broker": broker}))
@@ -61,8 +61,8 @@ async def _database(deps: Deps) -> tuple[bool, dict[str, str]]:
             if await conn.scalar(text("SELECT to_regclass('alembic_version')")) is None:
                 return False, {"database": "ok", "migrations": "none applied: run `kizashi migrate`"}
             found = await conn.scalar(text("SELECT version_num FROM alembic_version"))
-            wanted = _head(deps)
-            if found != wanted:
+            wanted, known = _revisions(deps)
+            if found is None or (found != wanted and found in known):
                 told = f"at {found}, this release needs {wanted}: run `kizashi migrate`"
                 return False, {"database": "ok", "migrations": told}
             fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
@@ -70,12 +70,14 @@ async def _database(deps: Deps) -> tuple[bool, dict[str, str]]:
         if not database_is_away(error):
             raise
         return False, {"database": f"does not answer ({type(error).__name__})"}
-    return True, {"database": "ok", "migrations": f"at {wanted}", "consumers": _consumers(fresh)}
+    return True, {"database": "ok", "migrations": f"at {found}", "consumers": _consumers(fresh)}
 
 
-def _head(deps: Deps) -> str | None:
-    config = alembic_config(deps.settings.database_url.get_secret_value())
-    return ScriptDirectory.from_config(config).get_current_head()
+def _revisions(deps: Deps) -> tuple[str | None, set[str]]:
+    """This release's newest revision, and all that it knows. One that it does not know is of a newer release: while
+    that is rolled out, the old pods must go on serving."""
+    scripts = ScriptDirectory.from_config(alembic_config(deps.settings.database_url.get_secret_value()))
+    return scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
 
 
 def _consumers(fresh: Freshness) -> str:
