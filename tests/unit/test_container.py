@@ -210,7 +210,16 @@ def test_compose_and_the_dockerfile_set_real_settings(compose: dict[str, Any]) -
     assert {name.removeprefix("KIZASHI_").lower() for name in names} <= set(Settings.model_fields)
 
 
-def test_composes_peers_have_the_settings_form(compose: dict[str, Any]) -> None:
+def test_composes_peers_are_asked_where_roles_serve_their_metrics(compose: dict[str, Any]) -> None:
     environment = compose["services"]["api"]["environment"]
-    peers = [peer.partition("=")[0] for peer in json.loads(environment["KIZASHI_METRICS_PEERS"])]
-    assert {*peers, "api"} == set(ROLES)
+    peers = json.loads(environment["KIZASHI_METRICS_PEERS"])
+    port = environment["KIZASHI_METRICS_PORT"]
+    assert peers == [f"{role}=http://{role}:{port}/metrics" for role in ROLES if role != "api"]
+
+
+def test_compose_hands_the_settings_of_a_dot_env_file_to_every_role(compose: dict[str, Any]) -> None:
+    """Else nobody could set up a way out. What it lists itself wins over that file, so no way out may be listed."""
+    for role in (*ROLES, "migrate"):
+        assert compose["services"][role]["env_file"] == [{"path": ".env", "required": False}]
+        listed = compose["services"][role]["environment"].keys()
+        assert not {name for name in listed if re.search("SLACK|SMTP|MAIL|WEBHOOK|PEOPLE|RECIPIENT", name)}
