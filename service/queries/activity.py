@@ -126,7 +126,9 @@ async def _days(
     table = account_months.c
     query = select(table.month, table.logins, table.events).where(table.account_id == account_id)
     if place is not None:
+        # All lines of the place's own month may lie above it: it must not count among the months that fill the page.
         query = query.where(table.month <= place[0].date())
+        limit += 1
     # A month row exists only because something happened in it, so that as many months hold at least as many lines.
     months = (await conn.execute(query.order_by(table.month.desc()).limit(limit))).all()
     if not months:

@@ -418,6 +418,19 @@ async def test_timeline_newest_first_in_pages(service: Api, engine: AsyncEngine)
         assert await pages(service, "/api/v1/accounts/h/timeline", "before", limit=limit) == whole
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
+async def test_no_page_loses_the_months_below_it(service: Api, engine: AsyncEngine, limit: int) -> None:
+    """A line a month: the month in which a page begins gives none to the next."""
+    await add_accounts(engine, {"account_id": "sparse"})
+    active = {"account_id": "sparse", "logins": month({3: 1}), "events": month({3: 1}), "active_days": 4}
+    async with engine.begin() as conn:
+        await conn.execute(
+            insert(account_months), [{**active, "month": date(2026, number, 1)} for number in range(1, 6)]
+        )
+    found = await pages(service, "/api/v1/accounts/sparse/timeline", "before", limit=limit)
+    assert [entry["day"] for entry in found] == [f"2026-0{number}-03" for number in (5, 4, 3, 2, 1)]
+
+
 async def test_activity_crosses_months_without_leaking(service: Api, engine: AsyncEngine) -> None:
     await add_history(engine)
     found = (await service.get("/api/v1/accounts/h/activity", days=64)).json()
