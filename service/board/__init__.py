@@ -5,12 +5,14 @@ It reads by ``service/queries``, acts by ``alerts/actions``, and works without J
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from service.board import actions, pages, signin
-from service.board.site import Board, View, endpoint
+from service.board.site import READING, Board, View, endpoint
 from service.deps import Deps
 
 __all__ = ["router"]
@@ -23,8 +25,8 @@ def router(deps: Deps) -> APIRouter:
     board = Board(deps)
     made = APIRouter(include_in_schema=False)
 
-    def add(path: str, view: View, *, method: str = "GET", public: bool = False) -> None:
-        made.add_api_route(path, endpoint(board, view, public=public), methods=[method], response_model=None)
+    def add(path: str, view: View, *, methods: Sequence[str] = READING, public: bool = False) -> None:
+        made.add_api_route(path, endpoint(board, view, public=public), methods=list(methods), response_model=None)
 
     async def static(request: Request) -> Response:
         asset = board.by_served_name.get(request.path_params["name"])
@@ -33,16 +35,16 @@ def router(deps: Deps) -> APIRouter:
         headers = {"Cache-Control": ONE_YEAR, "X-Content-Type-Options": "nosniff"}
         return Response(asset.body, media_type=asset.media_type, headers=headers)
 
-    made.add_api_route("/static/{name}", static, methods=["GET"], response_model=None)
+    made.add_api_route("/static/{name}", static, methods=list(READING), response_model=None)
     add("/", pages.accounts)
     # Account ids are the customer's own and may contain slashes.
     add("/accounts/{account_id:path}", pages.account)
     add("/live/accounts/{account_id:path}", pages.account_live)
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)
-    add("/alerts/{episode_id}/{action}", actions.alert_action, method="POST")
+    add("/alerts/{episode_id}/{action}", actions.alert_action, methods=["POST"])
     add("/signin", signin.show_signin, public=True)
-    add("/signin", signin.signin, method="POST", public=True)
-    add("/signout", signin.signout, method="POST")
+    add("/signin", signin.signin, methods=["POST"], public=True)
+    add("/signout", signin.signout, methods=["POST"])
     add("/language/{language}", signin.choose_language, public=True)
     return made

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -33,6 +33,7 @@ LANGUAGE_COOKIE_SECONDS = 365 * 24 * 3600
 RECHECK_SECONDS = 5.0
 """How long a signed-in key is believed before it is looked up again, and how often rule files are looked at."""
 FORM_FIELDS = 20
+READING = ("GET", "HEAD")
 
 
 class Refused(Exception):
@@ -104,7 +105,9 @@ class Board:
         session = self.signer.open(request.cookies.get(COOKIE), now=now)
         if session is not None and session.key_id is not None:
             key = await self._key(session.key_id)
-            return session if key is not None and key.live(now) else None
+            if key is not None and key.live(now):
+                return session
+            session = None
         if not self.open:
             return None
         return session or new_session(name="board", key_id=None, scopes=("read", "write"), now=now)
@@ -123,7 +126,8 @@ class Board:
     def page(self, request: Request, session: Session | None, now: datetime) -> Page:
         words = Words(choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language")))
         kept = [(name, value) for name, value in request.query_params.multi_items() if name not in {"done", "seen"}]
-        path = request.scope["path"] if request.method == "GET" else "/"
+        # Quoted again: what an id holds (?, #, %) is no part of the address's own grammar.
+        path = quote(request.scope["path"]) if request.method in READING else "/"
         return Page(
             words=words,
             now=now,
@@ -209,7 +213,7 @@ def _turn_away(visit: Visit) -> Response:
     request = visit.request
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"HX-Refresh": "true"})
-    if request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site":
+    if request.method in READING and request.headers.get("sec-fetch-site") == "cross-site":
         return visit.show("again.html")
     here = visit.page.here
     return RedirectResponse(f"/signin?{urlencode({'next': here})}" if here != "/" else "/signin", status_code=303)
@@ -235,10 +239,18 @@ def _finish(board: Board, request: Request, page: Page, response: Response) -> R
     response.headers.setdefault("Cache-Control", "no-store")
     if response.status_code >= 400 and request.scope["path"].startswith("/live/"):
         response.headers["HX-Reswap"] = "none"  # htmx shows error pages too; a poll must not replace its page by one
-    session = page.session
-    if session is not None and session.key_id is None and request.cookies.get(COOKIE) is None:
-        set_session(board, response, session)
+    _keep_visitor(board, request, page, response)
     return response
+
+
+def _keep_visitor(board: Board, request: Request, page: Page, response: Response) -> None:
+    """A visitor's new session takes the place of any cookie that opened none: else their forms would never fit."""
+    session = page.session
+    chosen = any(cookie.startswith(f"{COOKIE}=") for cookie in response.headers.getlist("set-cookie"))
+    if session is None or session.key_id is not None or chosen:
+        return
+    if board.signer.open(request.cookies.get(COOKIE), now=page.now) != session:
+        set_session(board, response, session)
 
 
 def set_session(board: Board, response: Response, session: Session) -> None:

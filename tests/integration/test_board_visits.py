@@ -1,0 +1,80 @@
+"""The board over HTTP, without a browser: sessions and their cookies, methods, addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from alerts.tables import episodes
+from service.board.session import COOKIE, Signer, new_session
+from tests.api import NOW, Api, add_accounts, add_alert, api
+
+
+@pytest.fixture
+async def board(engine: AsyncEngine) -> AsyncIterator[Api]:
+    """Open to everybody."""
+    async with api(engine, board_open=True, secret_key="a long random string for tests") as made:
+        yield made
+
+
+def token_of(page: str) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+async def acknowledged(board: Api, alert: UUID) -> bool:
+    """Whether a visitor who opens the alert's page can send its form."""
+    path = f"/alerts/{alert}"
+    form = {"csrf": token_of((await board.get(path)).text), "version": "1"}
+    answer = await board.client.post(f"{path}/acknowledge", data=form)
+    return answer.status_code == 303
+
+
+@pytest.mark.parametrize("secret", ["another secret", "a long random string for tests"])
+async def test_an_open_board_replaces_a_cookie_that_opens_nothing(
+    board: Api, engine: AsyncEngine, secret: str
+) -> None:
+    """Sealed with another secret, or of a key that is gone."""
+    stale = new_session(name="aiko", key_id="0123456789", scopes=("read",), now=NOW)
+    board.client.cookies.set(COOKIE, Signer.from_secret(secret).seal(stale), domain="api")
+    await add_accounts(engine, {"account_id": "1"})
+    assert await acknowledged(board, await add_alert(engine, "1"))
+
+
+async def test_a_visitors_cookie_is_set_once(board: Api) -> None:
+    assert COOKIE in (await board.get("/")).headers["set-cookie"]
+    assert "set-cookie" not in (await board.get("/")).headers
+
+
+async def test_signing_in_on_an_open_board_keeps_the_keys_session(board: Api, engine: AsyncEngine) -> None:
+    await board.client.post("/signin", data={"key": board.key})
+    await add_accounts(engine, {"account_id": "1"})
+    alert = await add_alert(engine, "1")
+    assert await acknowledged(board, alert)
+    async with engine.connect() as conn:
+        assert await conn.scalar(select(episodes.c.acknowledged_by)) == "board:tests"
+
+
+@pytest.mark.parametrize("path", ["/", "/alerts", "/accounts/a%2Fb", "/signin"])
+async def test_head_answers_like_get(board: Api, engine: AsyncEngine, path: str) -> None:
+    await add_accounts(engine, {"account_id": "a/b"})
+    assert (await board.client.head(path)).status_code == (await board.get(path)).status_code
+
+
+async def test_a_page_names_its_own_address_as_it_is_written(board: Api, engine: AsyncEngine) -> None:
+    await add_accounts(engine, {"account_id": "50%?#x/é"})
+    path = "/accounts/50%25%3F%23x%2F%C3%A9"
+    page = await board.get(path)
+    link = re.search(r'href="(/language/ja[^"]*)"', page.text)
+    assert link is not None
+    following = parse_qs(urlsplit(link[1]).query)["next"][0]
+    assert following == path.replace("%2F", "/")
+    assert (await board.get(following)).status_code == 200
