@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 ROOT = Path(__file__).resolve().parent.parent
+MIGRATIONS = ROOT / "migrations"
 
 
 def make_engine(
@@ -20,7 +25,8 @@ def make_engine(
     A peer that stalls without closing would otherwise hang asyncpg for ever: pre-ping hangs too, so both the connect
     and the command time-out are needed, and the server's own time-outs for what it still runs after we gave up.
     """
-    milliseconds = str(int(timeout_seconds * 1000))
+    # The server gives up first, so that a slow statement ends with its SQLSTATE and not with the connection.
+    milliseconds = str(int(timeout_seconds * 900))
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -43,7 +49,7 @@ def make_engine(
 
 def alembic_config(url: str) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = make_url(url)
     return config
 
@@ -51,3 +57,30 @@ def alembic_config(url: str) -> Config:
 def migrate(url: str, revision: str = "head") -> None:
     """Brings the schema to ``revision``. Runs its own event loop: call it outside of one, or in a thread."""
     command.upgrade(alembic_config(url), revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """A database's revision, and what keeps this release from using it."""
+
+    at: str | None
+    problem: str | None
+
+
+@cache
+def revisions() -> tuple[str | None, frozenset[str]]:
+    """This release's newest revision, and all that it knows; reads the migration files once."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
+
+
+async def read_schema(conn: AsyncConnection) -> Schema:
+    """A revision that this release does not know is of a newer one: while that is rolled out, the old processes must
+    go on serving."""
+    if await conn.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return Schema(at=None, problem="the database has no schema yet")
+    at = await conn.scalar(text("SELECT version_num FROM alembic_version"))
+    newest, known = revisions()
+    if at is None or (at != newest and at in known):
+        return Schema(at=at, problem=f"the schema is at {at}, this release needs {newest}")
+    return Schema(at=at, problem=None)

@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from consumers.broker import Producer
 from service.auth import KeyRing
 from service.clock import Clock, utc_now
-from service.db import make_engine
+from service.db import make_engine, revisions
 from service.errors import unavailable
-from service.metrics import parse_peers
 from service.queries import Stream
-from service.settings import Settings
+from service.settings import Settings, parse_peers
 
 T = TypeVar("T")
+DOOR_CONNECTIONS = 2
+DOOR_TIMEOUT_SECONDS = 3.0
 CONNECTION_WAIT_SECONDS = 0.8
 """A reader learns within a second that all connections are taken, instead of queueing behind them."""
 
@@ -37,20 +38,27 @@ class EventProducer(Protocol):
 
 @dataclass(kw_only=True)
 class Deps:
-    """Handed to `create_app` and to every router; the app's lifespan closes what is in it. Raises ValueError for
-    settings that cannot be used."""
+    """Handed to `create_app` and to every router; the app's lifespan closes what is in it."""
 
     settings: Settings
     clock: Clock
     engine: AsyncEngine
     producer: EventProducer
+    door: AsyncEngine = field(init=False)
+    """A few connections for keys and probes alone: neither may queue behind the readers."""
     keys: KeyRing = field(init=False)
     metrics_peers: dict[str, str] = field(init=False)
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _writes: set[asyncio.Task[Any]] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self.keys = KeyRing(self.engine, self.clock)
+        self.door = make_engine(
+            self.engine.url.render_as_string(hide_password=False),
+            pool_size=DOOR_CONNECTIONS,
+            timeout_seconds=min(DOOR_TIMEOUT_SECONDS, self.settings.database_timeout_seconds),
+            application_name="kizashi-api-door",
+        )
+        self.keys = KeyRing(self.door, self.clock)
         self.metrics_peers = parse_peers(self.settings.metrics_peers)
         self._slots = asyncio.Semaphore(self.settings.database_pool_size)
 
@@ -97,15 +105,17 @@ class Deps:
         return asyncio.shield(task)
 
     async def close(self) -> None:
-        """Waits for writes under way (each is bounded), then closes producer and engine."""
+        """Waits for writes under way (each is bounded), then closes producer and engines."""
         if self._writes:
             await asyncio.gather(*self._writes, return_exceptions=True)
         await self.producer.stop()
+        await self.door.dispose()
         await self.engine.dispose()
 
 
 def build(settings: Settings) -> Deps:
     """As the API role uses it. Call within the event loop."""
+    revisions()  # read now: a probe must not wait for files
     return Deps(
         settings=settings,
         clock=utc_now,

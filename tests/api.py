@@ -111,6 +111,7 @@ async def api(engine: AsyncEngine, producer: EventProducer | None = None, **sett
         holder.append(Api(client=client, deps=deps, key=presented))
         yield holder[0]
     await deps.producer.stop()
+    await deps.door.dispose()
 
 
 async def add_accounts(engine: AsyncEngine, *rows: dict[str, Any]) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from alembic.script import ScriptDirectory
 from fastapi import APIRouter
-from sqlalchemy import text
 from starlette.responses import Response
 
 from consumers.broker import BrokerError
 from service import metrics, queries
 from service.api.common import DepsDep, encode
 from service.api.schemas import REF, answers
-from service.db import alembic_config
+from service.db import read_schema
 from service.deps import Deps
 from service.errors import database_is_away
 from service.metrics import Report
@@ -57,27 +55,16 @@ async def readyz(deps: DepsDep) -> Response:
 
 async def _database(deps: Deps) -> tuple[bool, dict[str, str]]:
     try:
-        async with asyncio.timeout(CHECK_SECONDS), deps.engine.connect() as conn:
-            if await conn.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-                return False, {"database": "ok", "migrations": "none applied: run `kizashi migrate`"}
-            found = await conn.scalar(text("SELECT version_num FROM alembic_version"))
-            wanted, known = _revisions(deps)
-            if found is None or (found != wanted and found in known):
-                told = f"at {found}, this release needs {wanted}: run `kizashi migrate`"
-                return False, {"database": "ok", "migrations": told}
+        async with asyncio.timeout(CHECK_SECONDS), deps.door.connect() as conn:
+            schema = await read_schema(conn)
+            if schema.problem is not None:
+                return False, {"database": "ok", "migrations": f"{schema.problem}: run `kizashi migrate`"}
             fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
     except Exception as error:
         if not database_is_away(error):
             raise
         return False, {"database": f"does not answer ({type(error).__name__})"}
-    return True, {"database": "ok", "migrations": f"at {found}", "consumers": _consumers(fresh)}
-
-
-def _revisions(deps: Deps) -> tuple[str | None, set[str]]:
-    """This release's newest revision, and all that it knows. One that it does not know is of a newer release: while
-    that is rolled out, the old pods must go on serving."""
-    scripts = ScriptDirectory.from_config(alembic_config(deps.settings.database_url.get_secret_value()))
-    return scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
+    return True, {"database": "ok", "migrations": f"at {schema.at}", "consumers": _consumers(fresh)}
 
 
 def _consumers(fresh: Freshness) -> str:
@@ -110,7 +97,7 @@ async def show_metrics(deps: DepsDep) -> Response:
 
 async def _update_held(deps: Deps) -> None:
     try:
-        async with asyncio.timeout(HELD_SECONDS), deps.engine.connect() as conn:
+        async with asyncio.timeout(HELD_SECONDS), deps.door.connect() as conn:
             fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
     except Exception as error:
         if not database_is_away(error):

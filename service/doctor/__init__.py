@@ -31,7 +31,7 @@ async def _database(settings: Settings, survey: Survey | None, clock: Clock) -> 
     try:
         async with database.connected(settings) as conn:
             found += await database.server(conn, clock)
-            migrated = await database.migrations(conn, settings)
+            migrated = await database.migrations(conn)
             found.append(migrated)
             if migrated.state == "ok":
                 found += await database.consumers(conn, settings, _ends(survey), clock())

@@ -204,7 +204,7 @@ async def test_a_database_that_is_away_is_503_and_not_ready(service: Api) -> Non
         ready = await client.get("/readyz")
         alive = await client.get("/livez")
         measured = await client.get("/metrics")
-    await engine.dispose()
+    await deps.close()
     assert (listed.status_code, ready.status_code, alive.status_code) == (503, 503, 200)
     assert int(listed.headers["Retry-After"]) > 0
     assert "does not answer" in ready.json()["checks"]["database"]
@@ -219,6 +219,18 @@ async def test_taken_connections_are_503_within_a_second(engine: AsyncEngine) ->
                 answer = await service.get("/api/v1/accounts")
         assert answer.status_code == 503
         assert (await service.get("/api/v1/accounts")).status_code == 200
+
+
+async def test_keys_and_probes_do_not_queue_behind_readers(database: str) -> None:
+    engine = make_engine(database, pool_size=1)
+    event = {
+        "kind": "login", "event_id": "1", "account_id": "a", "user_id": "u", "timestamp": "2026-05-01T11:00:00Z",
+    }  # fmt: skip
+    async with api(engine, database_pool_size=1) as service, engine.connect(), asyncio.timeout(2):
+        taken = await service.post("/api/v1/events", event)  # a key that was not seen before
+        ready = await service.get("/readyz")
+    await engine.dispose()
+    assert (taken.status_code, ready.status_code) == (202, 200)
 
 
 async def test_a_lock_that_is_held_is_503(service: Api, engine: AsyncEngine) -> None:
@@ -253,7 +265,9 @@ async def test_readiness_tells_of_schema_broker_and_consumers(service: Api, engi
     assert "4 partitions" in checks["broker"]
     async with engine.begin() as conn:
         await conn.execute(text("UPDATE alembic_version SET version_num = 'of_a_newer_release'"))
-    assert (await service.get("/readyz")).status_code == 200, "old pods go on serving while a newer release rolls out"
+    newer = await service.get("/readyz")
+    assert newer.json()["checks"]["migrations"] == "at of_a_newer_release"
+    assert newer.status_code == 200, "old pods go on serving while a newer release rolls out"
     async with engine.begin() as conn:
         await conn.execute(text("DELETE FROM alembic_version"))
     old = await service.get("/readyz")

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.broker import EmbeddedBroker
 from embedded.inbox.server import Inbox
+from service import db
 from service.db import make_engine
+from service.doctor.database import migrations
 from service.doctor.outside import channels
 from service.settings import PACKAGE_ROOT, Settings
 from tests.commands import kizashi
@@ -96,6 +99,19 @@ def test_an_unmigrated_database(healthy: dict[str, str], empty_database: str) ->
     }  # fmt: skip
 
 
+def test_a_newer_schema_is_no_fault(healthy: dict[str, str]) -> None:
+    """As /readyz has it: this is what an update looks like while it is rolled out."""
+    run(healthy["KIZASHI_DATABASE_URL"], text("UPDATE alembic_version SET version_num = :at"), {"at": "newer"})
+    assert only(findings(healthy, faults=False), "migrations")["what"] == "the schema is at newer"
+
+
+async def test_an_older_schema_is_a_fault(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "revisions", lambda: ("next", frozenset({"0001", "next"})))
+    async with engine.connect() as conn:
+        found = await migrations(conn)
+    assert (found.state, found.what) == ("fault", "the schema is at 0001, this release needs next")
+
+
 def test_no_broker(healthy: dict[str, str]) -> None:
     found = findings({**healthy, "KIZASHI_KAFKA_BOOTSTRAP": f"127.0.0.1:{unused_port()}"}, faults=True)
     assert only(found, "broker")["state"] == "fault"
@@ -125,8 +141,7 @@ def test_a_stopped_partition_and_a_silent_consumer(healthy: dict[str, str], topi
     assert "60 min" in found[1]["what"]
 
 
-def test_secret_keys(healthy: dict[str, str]) -> None:
-    assert only(findings({**healthy, "KIZASHI_SECRET_KEY": "short"}, faults=True), "secret key")["state"] == "fault"
+def test_a_secret_key_that_opens_nothing(healthy: dict[str, str]) -> None:
     tom = "INSERT INTO people (person_id, name, slack_webhook, updated_at) VALUES ('tom', 'Tom', 'x', now())"
     run(healthy["KIZASHI_DATABASE_URL"], text(tom), {})
     assert "tom" in only(findings(healthy, faults=True), "secret key")["what"]
