@@ -6,8 +6,7 @@ The other roles serve theirs on a small server of their own (`service/role_serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Mapping
 
 import httpx2
 from prometheus_client import (
@@ -40,7 +39,6 @@ __all__ = [
     "RoleServer",
     "exposition",
     "merged",
-    "parse_peers",
     "serve_role_metrics",
 ]
 
@@ -69,22 +67,6 @@ EVENTS_UNACKNOWLEDGED = Counter(
 )
 DATA_HELD = Gauge("kizashi_data_held", "1 while absence alerts wait because data is incomplete")
 ROLE_UP = "kizashi_role_up"
-
-
-def parse_peers(peers: Sequence[str]) -> dict[str, str]:
-    """`role=url` each. Raises ValueError naming the entry."""
-    found: dict[str, str] = {}
-    for peer in peers:
-        role, separator, url = peer.partition("=")
-        if (
-            not separator
-            or not role.isidentifier()
-            or role == OWN_ROLE
-            or urlsplit(url).scheme not in {"http", "https"}
-        ):
-            raise ValueError(f"metrics_peers: {peer!r} is not role=http://host:port/metrics")
-        found[role] = url
-    return found
 
 
 async def exposition(peers: Mapping[str, str], registry: CollectorRegistry = REGISTRY) -> bytes:

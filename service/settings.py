@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 EX_CONFIG = 78
 """Exit status of a process that cannot run as configured: starting it again would not help."""
+SECRET_KEY_LENGTH = 16
+DRIVER = "postgresql+asyncpg"
 
 
 class Settings(BaseSettings):
@@ -93,12 +100,62 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     board_open: bool = Field(default=False, description="Show the board without signing in (demo)")
 
+    @field_validator("database_url")
+    @classmethod
+    def _by_our_driver(cls, url: SecretStr) -> SecretStr:
+        """Addresses as managed databases hand them out are taken, too."""
+        try:
+            parsed = make_url(url.get_secret_value())
+        except (ArgumentError, ValueError):  # whose words may quote a part of it
+            raise ValueError(f"is no database address: write {DRIVER}://user:password@host:5432/database") from None
+        if parsed.drivername not in {DRIVER, "postgresql", "postgres"}:
+            raise ValueError(f"must begin with {DRIVER}:// (postgresql:// and postgres:// are taken as that)")
+        return SecretStr(parsed.set(drivername=DRIVER).render_as_string(hide_password=False))
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < SECRET_KEY_LENGTH:
+            raise ValueError(f"is too short: use at least {SECRET_KEY_LENGTH} random characters, or leave it out")
+        return key
+
+    @field_validator("metrics_peers")
+    @classmethod
+    def _role_and_address(cls, peers: list[str]) -> list[str]:
+        parse_peers(peers)
+        return peers
+
+
+def parse_peers(peers: Sequence[str]) -> dict[str, str]:
+    """`role=url` each. Raises ValueError naming the entry by its place."""
+    found: dict[str, str] = {}
+    for place, peer in enumerate(peers, start=1):
+        role, _, address = peer.partition("=")
+        try:
+            url = urlsplit(address)
+        except ValueError:
+            url = urlsplit("")
+        # Without a path it would be asked for "/", where no role has its metrics.
+        usable = url.scheme in {"http", "https"} and url.hostname and url.path.strip("/")
+        if not role.isidentifier() or role == "api" or not usable:
+            raise ValueError(f"entry {place} is not role=http://host:port/metrics, of another role than api")
+        found[role] = address
+    return found
+
 
 def load() -> Settings:
     """The settings of this process. Ends it with a readable list when one is wrong; values are never shown."""
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  KIZASHI_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
-        sys.stderr.write("Settings are wrong:\n" + "\n".join(lines) + "\n")
-        raise SystemExit(EX_CONFIG) from None
+        lines = [f"KIZASHI_{str(e['loc'][0]).upper()}: {_words(e['msg'])}" for e in error.errors()]
+    except SettingsError as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        # Of the lists, which must be JSON, the library gives up at the first one.
+        lines = [f'KIZASHI_{named[1].upper() if named else "*"}: is not a JSON list, like ["one", "two"]']
+    sys.stderr.write("Settings are wrong:\n" + "".join(f"  {line}\n" for line in lines))
+    raise SystemExit(EX_CONFIG)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import merged, parse_peers
+from service.metrics import merged
 
 
 def test_families_merge_by_name_with_a_role_label() -> None:
@@ -28,9 +27,3 @@ def test_families_merge_by_name_with_a_role_label() -> None:
     assert {sample.labels["role"] for sample in found["alone"].samples} == {"consumer"}
     up = {sample.labels["role"]: sample.value for sample in found["kizashi_role_up"].samples}
     assert up == {"api": 1, "consumer": 1, "sender": 0, "broken": 0}
-
-
-@pytest.mark.parametrize("peer", ["http://x", "a b=http://x", "api=http://x", "consumer=ftp://x", "consumer="])
-def test_peers_are_role_and_address(peer: str) -> None:
-    with pytest.raises(ValueError, match="metrics_peers"):
-        parse_peers([peer])
