@@ -370,6 +370,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._next[topic, partition] = offset
         return True
 
+    def position(self, topic: str, partition: int) -> int:
+        """Where the client reads on: behind what `getmany` delivered, and behind what is no record (the markers of
+        transactions, what compaction took). 0 when the partition is not held or not positioned."""
+        subscription = self._client._subscription.subscription
+        assigned = subscription.assignment if subscription is not None else None
+        place = TopicPartition(topic, partition)
+        if (topic, partition) not in self._next or assigned is None or place not in assigned.tps:
+            return 0
+        state = assigned.state_value(place)
+        return int(state.position) if state is not None and state.has_valid_position else 0
+
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Deliver nothing more from these until `resume` or a rebalance; group membership stays alive by polling."""
         for topic, partition in partitions:

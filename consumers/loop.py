@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from consumers import metrics
 from consumers.applier import Applied, Applier
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
 from consumers.offsets import VOLATILE, Log, Offsets, decide, mismatch
+from consumers.reach import Reach
 from consumers.records import DatabaseAway, LostPartition, Position
 from consumers.store import TRANSIENT
 
@@ -84,7 +85,8 @@ class Loop:
         self._positions: dict[Partition, Position] = {}
         self._unchecked: set[Partition] = set()  # whose last applied record is still to be compared
         self._lag: dict[Partition, int] = {}
-        self._moved: dict[Partition, tuple[int, float]] = {}  # next offset, and since when it stands there
+        self._reach: dict[Partition, Reach] = {}
+        self._moved: dict[Partition, tuple[int, float]] = {}  # offset reached, and since when
         self._committed: dict[Partition, int] = {}
         self._next_beat = 0.0
         self._rebalancing = False
@@ -104,8 +106,8 @@ class Loop:
                 await self._idle(RETRY_SECONDS)
                 continue
             polled = await self._gather()
-            if polled:
-                await self._apply(polled, stop)
+            if polled and not await self._apply(polled, stop):
+                continue  # what was read is dropped: the client's position says nothing until partitions are open again
             if time.monotonic() >= self._next_beat:
                 await self._beat()
                 self._next_beat = time.monotonic() + BEAT_SECONDS
@@ -116,7 +118,7 @@ class Loop:
         generation = self._consumer.generation
         held = self._consumer.assignment
         metrics.forget([*self._positions, *self._status.stopped])
-        for state in (self._positions, self._lag, self._moved, self._committed, self._status.stopped):
+        for state in (self._positions, self._lag, self._reach, self._moved, self._committed, self._status.stopped):
             state.clear()
         self._unchecked.clear()
         self._applier.forget()
@@ -129,7 +131,8 @@ class Loop:
                     opening = decide(row, logs[place])
                     position = row.position
                     if opening.action == "stop":
-                        await self._stop(position, opening.reason)
+                        if not await self._stop(position, opening.reason):
+                            return False
                         continue
                     if opening.action == "anew":
                         logger.warning("%s[%d] starts anew: %s", *place, opening.reason)
@@ -166,8 +169,8 @@ class Loop:
             if check:
                 self._unchecked.add(position.place)
 
-    async def _stop(self, position: Position, reason: str) -> None:
-        """Loudly: log, metric, readiness, and in the database for the API."""
+    async def _stop(self, position: Position, reason: str) -> bool:
+        """Loudly: log, metric, readiness, and in the database for the API. False: not noted there, open anew."""
         place = position.place
         logger.error("%s[%d] is stopped at %d: %s", *place, position.next_offset, reason)
         self._consumer.pause([place])
@@ -180,6 +183,8 @@ class Loop:
         except TRANSIENT as error:
             logger.warning("the stop is not noted yet: %r", error)
             self._generation = NEVER
+            return False
+        return True
 
     async def _gather(self) -> dict[Partition, list[Record]]:
         """A batch: what comes within the linger time of its first record, up to the size that the lag asks for."""
@@ -224,10 +229,10 @@ class Loop:
             del records[0]
         return polled
 
-    async def _apply(self, polled: Mapping[Partition, list[Record]], stop: asyncio.Event) -> None:
-        """Until it is stored, or the partitions are lost. While the database is away they are paused, and polled on,
-        so that the group does not think us dead."""
-        paused = False
+    async def _apply(self, polled: Mapping[Partition, list[Record]], stop: asyncio.Event) -> bool:
+        """Until it is stored, or the partitions are lost (False). While the database is away they are paused, and
+        polled on, so that the group does not think us dead."""
+        paused = stored = False
         while not stop.is_set() and self._generation == self._consumer.generation:
             try:
                 applied = await self._applier.apply(
@@ -248,11 +253,13 @@ class Loop:
                 continue
             else:
                 self._advance(applied)
+                stored = True
             break
         if paused:
             self._away(False)
             self._consumer.resume(self._positions)
             self._moved.clear()
+        return stored
 
     def _advance(self, applied: Applied | None) -> None:
         if applied is not None:
@@ -286,10 +293,12 @@ class Loop:
         self._status.connected = True
         through = []
         for place, position in positions.items():
-            self._lag[place] = lag = max(ends[place] - position.next_offset, 0)
+            reached = self._reached(position)
+            self._lag[place] = lag = max(ends[place] - reached, 0)
             metrics.LAG.labels(place[0], str(place[1])).set(lag)
-            at = _complete_through(position, lag, asked_at)
-            if place not in self._unchecked and at is not None:
+            reach = self._reach.setdefault(place, Reach())
+            reach.seen(ends[place], asked_at)
+            if place not in self._unchecked and (at := reach.complete_through(reached)) is not None:
                 through.append((position, at))
         try:
             await self._offsets.beat(through, asked_at)
@@ -303,12 +312,13 @@ class Loop:
     def _watch(self, positions: Mapping[Partition, Position]) -> None:
         now = time.monotonic()
         for place, position in positions.items():
+            reached = self._reached(position)
             offset, since = self._moved.get(place, (NEVER, now))
-            if offset != position.next_offset or not self._lag[place]:
-                self._moved[place] = (position.next_offset, now)
+            if offset != reached or not self._lag[place]:
+                self._moved[place] = (reached, now)
             elif now - since > self._pace.stuck_seconds:
                 raise Stuck(
-                    f"{place[0]}[{place[1]}] stands at {position.next_offset} for {now - since:.0f} s "
+                    f"{place[0]}[{place[1]}] stands at {reached} for {now - since:.0f} s "
                     f"while the broker has {self._lag[place]} more"
                 )
 
@@ -321,16 +331,11 @@ class Loop:
         if moved and await self._consumer.commit(moved):
             self._committed.update(moved)
 
+    def _reached(self, position: Position) -> int:
+        """Everything below is applied. A transaction's marker takes an offset and is no record: the client has stepped
+        over it, and our position has not. Only to be asked while nothing that was read waits to be applied."""
+        return max(position.next_offset, self._consumer.position(*position.place))
+
     @property
     def _behind(self) -> bool:
         return sum(self._lag.values()) > self._pace.behind_from
-
-
-def _complete_through(position: Position, lag: int, asked_at: datetime) -> datetime | None:
-    """Everything applied: as of the question. Else as of the last applied record, by the broker's time."""
-    if lag == 0:
-        return asked_at
-    if position.last_timestamp_ms is None or position.last_timestamp_ms < 0:
-        return None
-    ago_ms = asked_at.timestamp() * 1000 - position.last_timestamp_ms
-    return asked_at - timedelta(milliseconds=max(ago_ms, 0))

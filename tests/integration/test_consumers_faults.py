@@ -1,19 +1,23 @@
 """The loop when its surroundings fail: Postgres killed and restarted, a consumer that has silently stopped reading."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumers.applier import Applier, Limits
 from consumers.broker import Consumer, Partition, Record
+from consumers.events import Login, encode
 from consumers.loop import Loop, Pace, Status, Stuck
-from consumers.offsets import Offsets
+from consumers.offsets import Log, Offsets
+from consumers.records import Position
 from consumers.tables import stream_offsets
 from embedded.broker import EmbeddedBroker
+from embedded.kafka import EmbeddedKafka
 from embedded.postgres import EmbeddedPostgres
 from embedded.process import free_port
 from health.tables import accounts
@@ -84,3 +88,104 @@ async def test_a_consumer_that_reads_nothing_while_the_broker_has_more_ends(
             await asyncio.wait_for(running, 20)
     finally:
         await consumer.stop()
+
+
+@pytest.mark.kafka
+async def test_the_marker_of_a_transaction_is_neither_lag_nor_stuck(
+    kafka: EmbeddedKafka, topic: str, engine: AsyncEngine
+) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"t-{topic}")
+    await producer.start()
+    at = utc_now() - timedelta(hours=1)
+    async with producer.transaction():
+        for n in range(3):
+            event = Login(event_id=f"e{n}", account_id="acme", timestamp=at)
+            await producer.send_and_wait(topic, encode(event), key=b"acme", partition=1)
+    await producer.stop()
+    chosen = options(kafka, topic, pace=Pace(stuck_seconds=2.0))
+    row = select(stream_offsets.c.next_offset, stream_offsets.c.complete_through).where(stream_offsets.c.partition == 1)
+    for _ in range(2):  # once from the records on, once from the marker on
+        began = utc_now()
+        async with consuming(engine, chosen) as task:
+            await until(engine, select(func.sum(accounts.c.events)), 3, task)
+            await until(engine, select(func.min(stream_offsets.c.complete_through) > began), True, task)
+            await asyncio.sleep(4)
+            assert not task.done(), "idle is not stuck"
+            async with engine.connect() as connection:
+                next_offset, through = (await connection.execute(row)).one()
+        assert next_offset == 3, "the marker is the fourth"
+        assert utc_now() - through < timedelta(seconds=5)
+
+
+class SlowConsumer(Consumer):
+    """One record, then none."""
+
+    given = 0
+
+    async def getmany(self, max_records: int, timeout: float) -> dict[Partition, list[Record]]:
+        if self.given:
+            await asyncio.sleep(timeout)
+            return {}
+        found = await super().getmany(1, timeout)
+        self.given = sum(map(len, found.values()))
+        return found
+
+
+async def test_a_record_stamped_in_the_future_does_not_make_a_lagging_partition_complete(
+    broker: EmbeddedBroker, topic: str, engine: AsyncEngine
+) -> None:
+    at = utc_now() - timedelta(hours=1)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap)
+    await producer.start()
+    for n in range(5):
+        event = Login(event_id=f"e{n}", account_id="acme", timestamp=at)
+        stamp = int((utc_now() + timedelta(days=1000)).timestamp() * 1000)
+        await producer.send_and_wait(topic, encode(event), key=b"acme", partition=1, timestamp_ms=stamp)
+    await producer.stop()
+    consumer = SlowConsumer(broker.bootstrap, [topic], group=f"g-{topic}", session_timeout_ms=2_000)
+    loop = Loop(consumer, Applier(engine, "g", Limits()), Offsets(engine, "g"), clock=utc_now, pace=Pace(),
+                status=Status(), incarnation=broker.incarnation)  # fmt: skip
+    await consumer.start()
+    stop = asyncio.Event()
+    running = asyncio.create_task(loop.run(stop))
+    try:
+        await until(engine, select(func.sum(stream_offsets.c.records)), 1, running)
+        complete = select(func.count(stream_offsets.c.complete_through))
+        await until(engine, complete, 3, running)  # the other partitions
+        await asyncio.sleep(1.5)
+        async with engine.connect() as connection:
+            assert (await connection.execute(complete)).scalar_one() == 3
+    finally:
+        stop.set()
+        await running
+        await consumer.stop()
+
+
+async def test_a_stop_that_the_database_did_not_take_is_said_again(
+    broker: EmbeddedBroker, topic: str, engine: AsyncEngine
+) -> None:
+    failed = 0
+
+    class Failing(Offsets):
+        async def stop(self, position: Position, reason: str, now: datetime) -> None:
+            nonlocal failed
+            if not failed:
+                failed = 1
+                raise ConnectionResetError("cut")
+            await super().stop(position, reason, now)
+
+    log = Log(cluster_id="another", topic_id=None, start=0, end=9)
+    await Offsets(engine, "g").open({(topic, 0): log}, utc_now())
+    consumer = Consumer(broker.bootstrap, [topic], group=f"g-{topic}", session_timeout_ms=2_000)
+    loop = Loop(consumer, Applier(engine, "g", Limits()), Failing(engine, "g"), clock=utc_now, pace=Pace(),
+                status=Status(), incarnation=broker.incarnation)  # fmt: skip
+    await consumer.start()
+    stop = asyncio.Event()
+    running = asyncio.create_task(loop.run(stop))
+    try:
+        await until(engine, select(func.count(stream_offsets.c.stopped_reason)), 1, running)
+    finally:
+        stop.set()
+        await running
+        await consumer.stop()
+    assert failed == 1
