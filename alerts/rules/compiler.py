@@ -69,6 +69,19 @@ def cast_to(value: Value, type_: Type) -> pl.Expr:
     return value.polars.cast(DTYPES[type_]) if value.type == "null" else value.polars
 
 
+def _full(expression: pl.Expr, type_: Type) -> pl.Expr:
+    """The expression at the height of the frame. Where COALESCE or CASE comes down to one literal for all rows, Polars
+    answers with that alone, one row long, and a comparison with another literal then fails.
+    """
+    if type_ == "number":
+        return expression + pl.col(FLAT)
+    if type_ == "boolean":
+        return expression & (pl.col(FLAT) == 0)
+    if type_ == "text":
+        return pl.concat_str([expression, pl.col(FLAT).cast(pl.String).str.slice(0, 0)])
+    return expression
+
+
 def _finite(expression: pl.Expr) -> pl.Expr:
     # Names its operand once: `when(is_finite(x)).then(x)` would double the tree at every level.
     return expression.replace(NOT_FINITE, None)
@@ -300,7 +313,8 @@ class Compiler:
     def _coalesce(self, node: exp.Coalesce) -> Value:
         values = [self.compile(part) for part in (node.this, *node.expressions)]
         type_ = _common_type(node, values)
-        return Value(polars=pl.coalesce([cast_to(value, type_) for value in values]), type=type_, cost=_cost(values))
+        return Value(polars=_full(pl.coalesce([cast_to(value, type_) for value in values]), type_), type=type_,
+                     cost=_cost(values) + 1)  # fmt: skip
 
     def _case(self, node: exp.Case) -> Value:
         subject = self._operand(node.this) if node.this is not None else None
@@ -317,7 +331,7 @@ class Compiler:
         polars = cast_to(otherwise, type_)
         for condition_polars, result in zip(reversed(conditions), reversed(results), strict=True):
             polars = pl.when(condition_polars).then(cast_to(result, type_)).otherwise(polars)
-        return Value(polars=polars, type=type_, cost=cost + _cost([*results, otherwise]))
+        return Value(polars=_full(polars, type_), type=type_, cost=cost + _cost([*results, otherwise]) + 1)
 
     def _case_condition(self, branch: exp.If, subject: Value | None) -> Value:
         if subject is None:

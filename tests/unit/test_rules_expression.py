@@ -214,3 +214,22 @@ def test_any_text_is_either_compiled_or_refused(source: str) -> None:
         assert result.column >= 1
     else:
         result.holds({})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "0 = COALESCE(mrr, 0)",
+        "0 = CASE WHEN mrr > 1 THEN mrr ELSE 0 END",
+        "'a' = COALESCE(plan, 'a')",
+        "TRUE = COALESCE(feature_used['x'], TRUE)",
+        "2 = GREATEST(COALESCE(mrr, 2), 1)",
+    ],
+)
+def test_columns_of_nothing_but_null_keep_their_height(source: str) -> None:
+    """Polars then answers with the literal alone, one row long."""
+    compiled = compile_expression(source, SIGNALS)
+    assert isinstance(compiled, Compiled)
+    unknown = np.array([np.nan, np.nan])
+    columns = {"mrr": unknown, "feature_used['x']": unknown, "plan": np.array([None, None], dtype=object)}
+    assert compiled.evaluate(columns).tolist() == [1.0, 1.0]
