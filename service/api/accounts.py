@@ -45,7 +45,7 @@ class RiskQuery(Strict):
     """Filters are joined by AND; a repeated one by OR."""
 
     band: list[Literal["green", "yellow", "red"]] = Field(default=[], max_length=3, description="Colour of the score")
-    owner: list[Word] = Field(default=[], max_length=50, description="Person id of the owner")
+    owner: list[Word] = Field(default=[], max_length=50, description="The owner: person id or e-mail address")
     rule: list[Word] = Field(default=[], max_length=50, description="Has an open alert of this rule")
     plan: list[Word] = Field(default=[], max_length=50, description="Plan")
     min_mrr: Annotated[Decimal, WithJsonSchema({"type": "number", "minimum": 0})] | None = Field(

@@ -43,7 +43,9 @@ class AlertQuery(Strict):
     state: list[Literal["open", "resolved", "withdrawn"]] = Field(default=[], max_length=3)
     severity: list[Literal["info", "warning", "critical"]] = Field(default=[], max_length=3)
     rule: list[Word] = Field(default=[], max_length=50, description="Rule id")
-    owner: list[Word] = Field(default=[], max_length=50, description="Person id of the owner when it opened")
+    owner: list[Word] = Field(
+        default=[], max_length=50, description="The owner when it opened: person id or e-mail address"
+    )
     outcome: list[Outcome] = Field(default=[], max_length=5)
     account_id: Word | None = None
     acknowledged: bool | None = None

@@ -7,7 +7,7 @@ and rows that arrive meanwhile shift nothing.
 
 from service.queries.accounts import account, account_exists, filters, freshness, person, portfolio, risk_list
 from service.queries.activity import activity, score_history, timeline
-from service.queries.alerts import alert, alerts, dead_letter, dead_letters, deliveries, delivery
+from service.queries.alerts import alert, alerts, count_alerts, dead_letter, dead_letters, deliveries, delivery
 from service.queries.cursors import BadCursorError
 from service.queries.status import RulebookView, StatusView, people_list, rulebook, status
 from service.queries.types import (
@@ -86,6 +86,7 @@ __all__ = [
     "activity",
     "alert",
     "alerts",
+    "count_alerts",
     "dead_letter",
     "dead_letters",
     "deliveries",

@@ -16,7 +16,7 @@ from health import observed
 from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
-from service.queries.owners import by_id_first, named, owner_name
+from service.queries.owners import by_id_first, named, owned_by, owner_id, owner_name
 from service.queries.types import (
     MAX_LIMIT,
     AccountDetail,
@@ -68,7 +68,10 @@ async def risk_list(
     order = ORDERS[sort]
     limit = min(limit, MAX_LIMIT)
     after = None if cursor is None else cursors.decode(cursor, f"accounts:{sort}", order.kind)
-    rows = await _keyset(conn, _risk_query(where), order, after, limit + 1)
+    query = _risk_query(where)
+    if where.owners:
+        query = query.where(await owned_by(conn, health.c.owner, where.owners))
+    rows = await _keyset(conn, query, order, after, limit + 1)
     page = rows[:limit]
     open_by_account = await _open_alerts(conn, [row.account_id for row in page])
     fresh = await freshness(conn, now, stream=stream)
@@ -122,8 +125,6 @@ def _conditions(where: RiskFilter) -> list[ColumnElement[bool]]:
         conditions.append(NOT_ENDED)
     if where.bands:
         conditions.append(health.c.band.in_(where.bands))
-    if where.owners:
-        conditions.append(health.c.owner.in_(where.owners))
     if where.plans:
         conditions.append(health.c.plan.in_(where.plans))
     if where.min_mrr is not None:
@@ -342,7 +343,8 @@ async def filters(conn: AsyncConnection) -> Choices:
         .group_by(health.c.owner)
         .subquery()
     )
-    owners = select(counted_owners.c.owner, counted_owners.c.accounts, owner_name(counted_owners.c.owner))
+    owner = counted_owners.c.owner
+    owners = select(owner, counted_owners.c.accounts, owner_name(owner), owner_id(owner))
     plans = select(health.c.plan).distinct().where(NOT_ENDED, health.c.plan.is_not(None)).order_by(health.c.plan)
     counted = (
         select(episodes.c.rule_id, func.count().label("open_episodes"))
@@ -358,15 +360,20 @@ async def filters(conn: AsyncConnection) -> Choices:
         .order_by(rule_id)
     )
     return Choices(
-        owners=tuple(
-            OwnerChoice(owner=row.owner, name=row.owner_name, accounts=row.accounts)
-            for row in sorted(
-                (await conn.execute(owners)).all(), key=lambda row: (row.owner_name or row.owner, row.owner)
-            )
-        ),
+        owners=_owner_choices((await conn.execute(owners)).all()),
         plans=tuple((await conn.execute(plans)).scalars()),
         rules=tuple(
             RuleChoice(rule_id=row.rule_id, open_episodes=row.open_episodes)
             for row in (await conn.execute(rules)).all()
         ),
     )
+
+
+def _owner_choices(rows: Sequence[Row[Any]]) -> tuple[OwnerChoice, ...]:
+    """By name; one per person, whether the accounts name them by id or by address."""
+    made: dict[str, OwnerChoice] = {}
+    for row in rows:
+        owner = row.owner_id or row.owner
+        before = made[owner].accounts if owner in made else 0
+        made[owner] = OwnerChoice(owner=owner, name=row.owner_name, accounts=before + row.accounts)
+    return tuple(sorted(made.values(), key=lambda choice: (choice.name or choice.owner, choice.owner)))

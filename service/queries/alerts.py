@@ -15,7 +15,7 @@ from alerts.tables import delivery_attempts, episodes, transitions
 from consumers.tables import dead_letters as dead_letters_table
 from health.tables import health
 from service.queries import cursors
-from service.queries.owners import owner_name
+from service.queries.owners import owned_by, owner_name
 from service.queries.types import (
     MAX_LIMIT,
     AlertDetail,
@@ -38,7 +38,7 @@ DEAD_LETTER_PREVIEW_BYTES = 2048
 async def alerts(conn: AsyncConnection, where: AlertFilter, cursor: str | None, limit: int) -> AlertPage:
     """Newest first. Raises BadCursorError."""
     limit = min(limit, MAX_LIMIT)
-    query = _alert_query().where(*_alert_conditions(where))
+    query = _alert_query().where(*await _alert_conditions(conn, where))
     if cursor is not None:
         query = query.where(_before(cursor, "alerts", episodes.c.opened_at, episodes.c.episode_id))
     query = query.order_by(episodes.c.opened_at.desc(), episodes.c.episode_id.desc()).limit(limit + 1)
@@ -46,6 +46,12 @@ async def alerts(conn: AsyncConnection, where: AlertFilter, cursor: str | None, 
     page = rows[:limit]
     following = cursors.encode("alerts", page[-1].opened_at, str(page[-1].episode_id)) if len(rows) > limit else None
     return AlertPage(items=tuple(_alert_item(row) for row in page), next_cursor=following)
+
+
+async def count_alerts(conn: AsyncConnection, where: AlertFilter) -> int:
+    """How many `alerts` would list in all."""
+    conditions = await _alert_conditions(conn, where)
+    return await conn.scalar(select(func.count()).select_from(episodes).where(*conditions)) or 0
 
 
 async def open_alerts(conn: AsyncConnection, account_id: str) -> tuple[AlertItem, ...]:
@@ -92,17 +98,18 @@ def _alert_query() -> Select[Any]:
     ).select_from(episodes.outerjoin(health, health.c.account_id == episodes.c.account_id))
 
 
-def _alert_conditions(where: AlertFilter) -> list[ColumnElement[bool]]:
+async def _alert_conditions(conn: AsyncConnection, where: AlertFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     for column, values in (
         (episodes.c.state, where.states),
         (episodes.c.severity, where.severities),
         (episodes.c.rule_id, where.rules),
-        (episodes.c.owner, where.owners),
         (episodes.c.outcome, where.outcomes),
     ):
         if values:
             conditions.append(column.in_(values))
+    if where.owners:
+        conditions.append(await owned_by(conn, episodes.c.owner, where.owners))
     if where.account_id is not None:
         conditions.append(episodes.c.account_id == where.account_id)
     if where.pre_existing is not None:

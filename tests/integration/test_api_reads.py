@@ -165,9 +165,31 @@ async def test_an_owner_is_named_by_id_or_by_address(service: Api, engine: Async
     owners = (await service.get("/api/v1/filters")).json()["owners"]
     assert {owner["owner"]: owner["name"] for owner in owners} == {
         "ben": "BEN",
-        "shared@example.com": "AIKO",
+        "aiko": "AIKO",
         "nobody@example.com": None,
     }
+
+
+async def test_an_owner_is_one_person_however_named(service: Api, engine: AsyncEngine) -> None:
+    """By id, or by address in whatever case; an address that two people share means the first of them."""
+    found = [
+        {"person_id": person_id, "name": person_id.upper(), "email": email, "updated_at": NOW}
+        for person_id, email in (("aiko", "Aiko@Example.com"), ("ben", "aiko@example.com"), ("chie", None))
+    ]
+    async with engine.begin() as conn:
+        await conn.execute(insert(people), found)
+    for number, owner in enumerate(("aiko", "aiko@example.com", "AIKO@example.com", "ben", "chie", "nobody")):
+        await add_accounts(engine, {"account_id": str(number), "owner": owner})
+        await add_alert(engine, str(number), owner=owner)
+    expected = {
+        "aiko": "012", "Aiko@example.COM": "012", "ben": "3", "chie": "4", "nobody": "5", "else": "",
+    }  # fmt: skip
+    for owner, owned in expected.items():
+        for path in ("/api/v1/accounts", "/api/v1/alerts"):
+            assert sorted(ids(await pages(service, path, owner=owner))) == list(owned), (path, owner)
+    assert sorted(ids(await pages(service, "/api/v1/accounts", owner=["ben", "aiko"]))) == list("0123")
+    choices = (await service.get("/api/v1/filters")).json()["owners"]
+    assert {choice["owner"]: choice["accounts"] for choice in choices} == {"aiko": 3, "ben": 1, "chie": 1, "nobody": 1}
 
 
 async def test_the_worst_three_alerts_stand_on_the_list(service: Api, engine: AsyncEngine) -> None:
@@ -228,6 +250,7 @@ async def test_the_list_says_how_fresh_it_is_and_is_sent_once(service: Api, engi
         ("/api/v1/accounts", {"text": "a\x00b"}),
         ("/api/v1/accounts", {"min_mrr": "NaN"}),
         ("/api/v1/accounts", {"min_mrr": "1e400"}),
+        ("/api/v1/accounts", {"min_mrr": "1e-999999"}),
         ("/api/v1/accounts", {"renews_before": "tomorrow"}),
         ("/api/v1/accounts", {"renews_before": "17000000"}),
         ("/api/v1/alerts", {"acknowledged": "perhaps"}),
