@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -45,7 +46,17 @@ Cursor = Annotated[
         description="`next_cursor` of the page before; none: the first page",
     ),
 ]
-Instant = AwareDatetime
+YEARS = range(1970, 2200)
+"""Of all instants taken in: those at the calendar's ends overflow once they are turned into UTC."""
+
+
+def _within_years(at: datetime) -> datetime:
+    if at.year not in YEARS:
+        raise ValueError(f"lies in the year {at.year}: give an instant in the years 1970 to 2199")
+    return at
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_within_years)]
 
 
 class Strict(BaseModel):

@@ -69,6 +69,7 @@ async def test_an_old_version_is_a_conflict_that_names_the_new_one(service: Api,
         ("acknowledge", {"version": 1, "reason": "\x00"}, "reason"),
         ("snooze", {"version": 1}, "until"),
         ("snooze", {"version": 1, "until": "2026-06-01T00:00:00"}, "until"),
+        ("snooze", {"version": 1, "until": "9999-12-31T23:59:59-10:00"}, "until"),
         ("resolve", {"version": 1, "outcome": "fine"}, "outcome"),
     ],
 )
@@ -128,6 +129,8 @@ async def test_a_webhook_goes_in_and_never_comes_out(service: Api, engine: Async
         ({"name": "A", "slack_webhook": "canary-secret"}, "slack_webhook"),
         ({"name": "A", "slack_webhook": "http://[canary-secret"}, "slack_webhook"),
         ({"name": "A\nB"}, "name"),
+        ({"name": "A", "away_until": "9999-12-31T23:59:59-10:00"}, "away_until"),
+        ({"name": "A", "away_from": "0001-01-01T00:00:00+10:00"}, "away_from"),
         ({"name": "A", "stand_in": "p"}, "stand_in"),
         ({"name": "A", "away_from": "2026-05-02T00:00:00Z", "away_until": "2026-05-01T00:00:00Z"}, ""),
     ],
@@ -184,6 +187,7 @@ async def test_a_key_is_shown_once_works_and_is_revoked(service: Api, engine: As
         {"name": "x", "scopes": ["admin"]},
         {"name": "x", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"},
         {"name": "x\n", "scopes": ["read"]},
+        {"name": "x", "scopes": ["read"], "expires_at": "9999-12-31T23:59:59-10:00"},
     ],
 )
 async def test_keys_that_are_not_made(service: Api, wish: dict[str, Any]) -> None:
