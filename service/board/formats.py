@@ -105,10 +105,6 @@ def day(value: date, words: Words) -> str:
     return format_date(value, "medium", locale=words.language)
 
 
-def day_short(value: date, words: Words) -> str:
-    return format_date(value, "MMM d" if words.language == "en" else "M月d日", locale=words.language)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sparkline:
     """Paths for an SVG of ``width`` by ``height``: a line, the area below it, and where it ends."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, Protocol, Self, get_args
 from urllib.parse import urlencode
 
@@ -18,6 +18,7 @@ from service.queries import AlertFilter, RiskFilter, RiskSort
 
 MAX_TEXT = 200
 MAX_MONEY = Decimal(10) ** 14  # what the column holds
+CENT_OF_A_CENT = Decimal("0.0001")
 DEFAULT_SORT: RiskSort = "mrr_at_risk"
 SORTS: tuple[RiskSort, ...] = get_args(RiskSort)
 ALERT_TABS: Mapping[str, str] = {"open": "Open", "snoozed": "Snoozed", "closed": "Closed"}
@@ -123,7 +124,6 @@ class AlertForm:
     rule: str = ""
     account: str = ""
     cursor: str | None = None
-    problems: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, parameters: Parameters) -> Self:
@@ -166,7 +166,10 @@ def _money(text: str) -> Decimal | None:
         amount = Decimal(text.replace(",", ""))
     except InvalidOperation:
         return None
-    return amount if amount.is_finite() and 0 <= amount < MAX_MONEY else None
+    if not amount.is_finite() or not 0 <= amount < MAX_MONEY:
+        return None
+    # Exact for what the column holds, and the database takes no number with a million decimals.
+    return amount.quantize(CENT_OF_A_CENT, rounding=ROUND_CEILING)
 
 
 def read_date(text: str) -> date | None:

@@ -56,6 +56,7 @@ async def accounts(visit: Visit) -> Response:
         found = await queries.risk_list(conn, form.where, form.sort, form.cursor, ROWS, now, stream=deps.stream)
         courses = await queries.activity(conn, [item.account_id for item in found.items], SPARK_DAYS, now)
         portfolio = await queries.portfolio(conn)
+        open_alerts = await queries.count_alerts(conn, AlertForm().where)
         choices = await queries.filters(conn)
     return visit.show(
         "accounts.html",
@@ -64,9 +65,10 @@ async def accounts(visit: Visit) -> Response:
         rows=[risk_row(visit, item, courses[item.account_id]) for item in found.items],
         next_cursor=found.next_cursor,
         portfolio=portfolio,
+        open_alerts=open_alerts,
         segments=segments(portfolio),
         choices={
-            "owners": _owners(choices),
+            "owners": _owners(choices, form.owner),
             "rules": _rules(visit, choices),
             "plans": [Option(value=p, label=p) for p in choices.plans],
         },
@@ -108,10 +110,14 @@ def risk_row(visit: Visit, item: RiskItem, course: Activity) -> RiskRow:
     )
 
 
-def _owners(choices: Choices) -> list[Option]:
-    return [
+def _owners(choices: Choices, chosen: str) -> list[Option]:
+    """Whoever is ``chosen`` is among them, so that the form says what the list shows."""
+    made = [
         Option(value=owner.owner, label=f"{owner.name or owner.owner} ({owner.accounts})") for owner in choices.owners
     ]
+    if chosen and chosen not in {option.value for option in made}:
+        made.append(Option(value=chosen, label=chosen))
+    return made
 
 
 def _rules(visit: Visit, choices: Choices) -> list[Option]:
@@ -246,7 +252,7 @@ async def alerts(visit: Visit) -> Response:
         rows=[alert_entry(visit, alert) for alert in found.items],
         next_cursor=found.next_cursor,
         selects=[
-            ("owner", words("Owner"), form.owner, _owners(choices)),
+            ("owner", words("Owner"), form.owner, _owners(choices, form.owner)),
             ("rule", words("Rule"), form.rule, _rules(visit, choices)),
         ],
         done=words(DONE[done]) if done in DONE else None,

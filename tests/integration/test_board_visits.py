@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from alerts.tables import episodes
 from service.board.session import COOKIE, Signer, new_session
-from tests.api import NOW, Api, add_accounts, add_alert, api
+from tests.api import DAY, NOW, Api, add_accounts, add_alert, api
 
 
 @pytest.fixture
@@ -39,9 +38,7 @@ async def acknowledged(board: Api, alert: UUID) -> bool:
 
 
 @pytest.mark.parametrize("secret", ["another secret", "a long random string for tests"])
-async def test_an_open_board_replaces_a_cookie_that_opens_nothing(
-    board: Api, engine: AsyncEngine, secret: str
-) -> None:
+async def test_an_open_board_replaces_a_cookie_that_opens_nothing(board: Api, engine: AsyncEngine, secret: str) -> None:
     """Sealed with another secret, or of a key that is gone."""
     stale = new_session(name="aiko", key_id="0123456789", scopes=("read",), now=NOW)
     board.client.cookies.set(COOKIE, Signer.from_secret(secret).seal(stale), domain="api")
@@ -78,3 +75,24 @@ async def test_a_page_names_its_own_address_as_it_is_written(board: Api, engine:
     following = parse_qs(urlsplit(link[1]).query)["next"][0]
     assert following == path.replace("%2F", "/")
     assert (await board.get(following)).status_code == 200
+
+
+async def test_the_number_of_open_alerts_is_that_of_the_list_behind_it(board: Api, engine: AsyncEngine) -> None:
+    """Snoozed alerts are on another tab; those of accounts that have ended are on this one."""
+    await add_accounts(
+        engine, {"account_id": "1", "open_alerts": 2}, {"account_id": "2", "status": "ended", "open_alerts": 1}
+    )
+    await add_alert(engine, "1", "a")
+    await add_alert(engine, "1", "b", snoozed_until=NOW + DAY)
+    await add_alert(engine, "2", "a")
+    told = re.search(r'<a href="/alerts">(\d+)</a>', (await board.get("/")).text)
+    assert told is not None
+    assert (await board.get("/alerts")).text.count("<tr>") - 1 == int(told[1]) == 2
+
+
+async def test_an_amount_beyond_all_decimals_is_no_fault(board: Api) -> None:
+    assert (await board.get("/", min_mrr="1e-999999")).status_code == 200
+
+
+async def test_a_person_who_owns_nothing_now_is_still_what_the_filter_says(board: Api) -> None:
+    assert '<option value="aiko" selected>' in (await board.get("/alerts", owner="aiko")).text

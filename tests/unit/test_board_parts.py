@@ -40,6 +40,11 @@ def test_an_amount_that_is_none_is_left_out_and_said(amount: str) -> None:
     assert len(form.problems) == 1
 
 
+@pytest.mark.parametrize(("amount", "least"), [("1e-999999", "0.0001"), ("0", "0"), ("99.00001", "99.0001")])
+def test_an_amount_has_the_decimals_that_money_has(amount: str, least: str) -> None:
+    assert RiskForm.read(QueryParams({"min_mrr": amount}), EN).where.min_mrr == Decimal(least)
+
+
 @given(
     st.dictionaries(st.sampled_from(["sort", "band", "owner", "min_mrr", "renews_before", "q", "cursor"]), st.text())
 )
