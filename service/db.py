@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = ROOT / "migrations"
+QUOTED = re.compile(r"(invalid input for query argument \$\d+): .*|\nDETAIL: .*", re.DOTALL)
 
 
 def make_engine(
@@ -27,11 +30,13 @@ def make_engine(
     """
     # The server gives up first, so that a slow statement ends with its SQLSTATE and not with the connection.
     milliseconds = str(int(timeout_seconds * 900))
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=timeout_seconds,
+        # What a statement was given are customers' names, webhooks and hashes: none of a log's business.
+        hide_parameters=True,
         connect_args={
             "timeout": timeout_seconds,
             "command_timeout": timeout_seconds,
@@ -45,6 +50,20 @@ def make_engine(
             },
         },
     )
+    event.listen(engine.sync_engine, "handle_error", _leave_out_values)
+    return engine
+
+
+def _leave_out_values(context: ExceptionContext) -> None:
+    """Parameters are hidden, but the server's DETAIL and the driver's refusals quote values, too."""
+    driver = context.original_exception.__cause__
+    for error in (context.sqlalchemy_exception, context.original_exception, driver):
+        if error is not None:
+            error.args = tuple(QUOTED.sub(r"\1", part) if isinstance(part, str) else part for part in error.args)
+    if isinstance(driver, asyncpg.PostgresError):
+        driver.detail = None
+    if isinstance(driver, asyncpg.InterfaceError):
+        driver.__cause__ = None  # the encoder's own words
 
 
 def alembic_config(url: str) -> Config:
