@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import structlog
-from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+# Of that package only this is used here: the wheel and the image have it, and it needs nothing but Python.
 from embedded.process import free_port
 from service import logging as logs
 from service.clock import utc_now
@@ -24,7 +25,6 @@ from service.settings import EX_CONFIG, Settings
 from service.supervisor import RoleProcess, Supervisor, stop_on_signals
 
 if TYPE_CHECKING:
-    from alerts.channels.base import ChannelSettings
     from alerts.context import ContextSource
     from consumers.loop import Status
 
@@ -32,6 +32,10 @@ log = structlog.get_logger("kizashi.roles")
 
 ROLES = ("api", "consumer", "evaluator", "sender")
 """In the order of the road, which is also the order of stopping."""
+
+
+class CannotListen(Exception):
+    """An address that cannot be had; says why."""
 
 
 async def run_role(role: str, settings: Settings) -> int:
@@ -90,13 +94,26 @@ async def _api(settings: Settings, stop: asyncio.Event) -> int:
         def capture_signals(self) -> Iterator[None]:
             yield  # the signals are the role's own: stop_on_signals
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            try:
+                await super().startup(sockets)
+            except SystemExit as refusal:  # its way to say that it cannot listen; in a task, it would end the loop
+                raise CannotListen(refusal.__context__) from None
+
     server = Server(config)
     serving = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
-    await serving
-    stopping.cancel()
+    try:
+        await serving
+    except CannotListen as error:
+        where = f"{settings.host}:{settings.port}"
+        remedy = "stop what uses it, or set KIZASHI_HOST and KIZASHI_PORT to another"
+        log.error("the API cannot listen", where=where, problem=str(error), remedy=remedy)  # noqa: TRY400 - the words say it all
+        return EX_CONFIG
+    finally:
+        stopping.cancel()
     return 0 if stop.is_set() else 1
 
 
@@ -191,38 +208,16 @@ def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
 async def _sender(settings: Settings, stop: asyncio.Event) -> int:
     from alerts import channels
     from alerts.delivery import run_sender
+    from service.channel_settings import channel_settings
 
     try:
-        ways_out = channels.build(_channel_settings(settings))
+        ways_out = channels.build(channel_settings(settings))
     except ValueError as error:
         log.error("a channel is not set up right", problem=str(error))  # noqa: TRY400 - the words say it all
         return EX_CONFIG
     async with _engine(settings, "sender") as engine, _metrics(settings, _database(engine)):
         await run_sender(engine, ways_out, stop, utc_now)
     return 0
-
-
-def _channel_settings(settings: Settings) -> ChannelSettings:
-    from alerts.channels.base import ChannelSettings
-    from service.secrets import Vault
-
-    return ChannelSettings(
-        slack_webhook_url=_open(settings.slack_webhook_url),
-        smtp_host=settings.smtp_host,
-        smtp_port=settings.smtp_port,
-        smtp_username=settings.smtp_username,
-        smtp_password=_open(settings.smtp_password),
-        smtp_tls=settings.smtp_tls,
-        mail_from=settings.mail_from,
-        webhook_url=_open(settings.webhook_url),
-        webhook_secret=_open(settings.webhook_secret),
-        allow_private_targets=settings.allow_private_targets,
-        decrypt=Vault(settings.secret_key).open,
-    )
-
-
-def _open(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
 
 
 @contextlib.asynccontextmanager

@@ -154,13 +154,13 @@ async def _url(check: str, url: str, variable: str, *, allow_private: bool) -> F
 
 def _signature(settings: Settings) -> list[Finding]:
     from alerts import channels as ways_out
-    from service.roles import _channel_settings
+    from service.channel_settings import channel_settings
 
     if settings.webhook_secret is None:
         remedy = "set it to whsec_ and 24 to 64 random bytes in base64"
         return [fault("webhook", "KIZASHI_WEBHOOK_SECRET is not set", remedy)]
     try:
-        ways_out.build(_channel_settings(settings))
+        ways_out.build(channel_settings(settings))
     except ValueError as error:
         return [fault("webhook", str(error), "correct the setting it names")]
     return []
