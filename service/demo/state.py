@@ -14,7 +14,6 @@ import msgspec
 
 T = TypeVar("T")
 
-DEFAULT_FOLDER: Final = Path(".demo")
 OURS: Final = ("state.json", "secrets.json", "people.yaml", "postgres", "kafka", "inbox", "inbox.json", "log", "lock")
 """Everything the demo makes in its folder: what ``wipe`` removes."""
 
