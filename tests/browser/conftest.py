@@ -132,7 +132,7 @@ def _uvicorn(database: str, board_open: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         message = "no Chromium here: apt install chromium"
         if os.environ.get("CI") == "true":
