@@ -63,7 +63,11 @@ def contact(state: State, event: Contact, arrived: int) -> None:
 
 
 def subscription(state: State, event: Subscription, arrived: int) -> None:
-    """A record that also writes the account's attributes, valid from ``effective_on``, else from the event."""
+    """A record that also writes the account's attributes, valid from ``effective_on``, else from the event.
+
+    What lies ahead of the event is only announced: it stands in the history, and whoever reads the present values
+    (``health/facts.py``) takes it in when its day has come.
+    """
     own = _own(event)
     status = _STATUS_AFTER.get(event.change, "active")
     _record(state, event, arrived, {**own, "status": status}, event.change)
@@ -133,7 +137,8 @@ def _record_event(state: State, event: EventBase, record_id: str, arrived: int, 
 
 def _attribute(state: State, event: EventBase, name: str, value: Any, valid_from: datetime, arrived: int) -> None:
     registers = state.attributes.setdefault(event.account_id, {})
-    write(registers, name, value, _us(valid_from), event.key)
+    if valid_from <= event.timestamp:
+        write(registers, name, value, _us(valid_from), event.key)
     if name in HISTORY_ATTRIBUTES:
         known_at = _EPOCH + timedelta(microseconds=arrived)
         place = (event.account_id, name, valid_from, event.key)

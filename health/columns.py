@@ -8,7 +8,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -39,9 +39,9 @@ class Rows:
         ends = np.cumsum(counts)
         rows = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts - first, counts)
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = {k: v[rows] for k, v in value.items()} if isinstance(value, dict) else value[rows]
+        for column in fields(self):
+            value = getattr(self, column.name)
+            values[column.name] = {k: v[rows] for k, v in value.items()} if isinstance(value, dict) else value[rows]
         values["account"] = np.repeat(np.arange(len(index)), counts)
         return type(self)(**values)
 
@@ -87,8 +87,9 @@ class Facts:
     """See the module. Tickets, payments, surveys are complete from ``first_day_us`` on, and in what is open or latest.
 
     ``known_from`` says per attribute since when its present value stands, where history was read; without it
-    attributes count as having been so all along. ``start`` is started_at, else the first event, else when the
-    account was first seen here.
+    attributes count as having been so all along. ``announced`` says per attribute when a value that was announced
+    takes effect next (NEVER: none). ``start`` is started_at, else the first event, else when the account was first
+    seen here.
     """
 
     account_ids: tuple[str, ...]
@@ -113,6 +114,7 @@ class Facts:
     renewal_at: Instants
     known_from: Mapping[str, Instants]
     score_28d_ago: Floats
+    announced: Mapping[str, Instants] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.account_ids)
@@ -134,14 +136,14 @@ class Facts:
     def take(self, index: Ints) -> Facts:
         """The accounts at ``index``, in that order: for a closer look at a few of a batch."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for column in fields(self):
+            value = getattr(self, column.name)
             if isinstance(value, Rows):
                 value = value.take(index)
             elif isinstance(value, dict):
                 value = {k: v[index] for k, v in value.items()}
             elif isinstance(value, np.ndarray):
                 value = value[index]
-            values[field.name] = value
+            values[column.name] = value
         values["account_ids"] = tuple(self.account_ids[i] for i in index)
         return Facts(**values)

@@ -156,10 +156,33 @@ FROM (
       lag(h.value) OVER (PARTITION BY wanted.place, h.attribute ORDER BY h.valid_from, h.event_key) AS earlier
     FROM {_WANTED}
     JOIN account_history h ON h.account_id = wanted.account_id AND h.attribute = ANY(CAST(:attributes AS text[]))
+      AND h.valid_from <= CAST(:now AS timestamptz)
   ) changes
   WHERE value IS DISTINCT FROM earlier
   GROUP BY place, attribute
 ) wanted
+""")
+
+# What was announced (an effective day ahead of its event) is in no register. Only accounts that ever named such a day
+# are looked at, and of their history only what is newer than the register.
+_ANNOUNCED = text(f"""
+SELECT a.place, n.attribute, h.value #>> '{{}}' AS value, h.valid_from, e.said_at,
+  CASE WHEN t.{_register("status")} = 'ended' THEN (t.{_register("status", "t")})::int8 END AS ended_us
+FROM (
+  SELECT DISTINCT wanted.account_id, (wanted.place - 1)::int4 AS place FROM {_WANTED}
+  JOIN records r ON r.account_id = wanted.account_id AND r.kind = 'subscription' AND r.fields ? 'effective_on'
+) a
+LEFT JOIN account_attributes t USING (account_id)
+CROSS JOIN unnest(CAST(:attributes AS text[])) AS n(attribute)
+JOIN account_history h ON h.account_id = a.account_id AND h.attribute = n.attribute
+  AND (h.valid_from, h.event_key COLLATE "C")
+    > (coalesce('epoch'::timestamptz + (t.fields->n.attribute->>'t')::int8 * interval '1 microsecond', '-infinity'),
+       coalesce(t.fields->n.attribute->>'k', '') COLLATE "C")
+LEFT JOIN LATERAL (
+  SELECT max(at) AS said_at FROM record_events
+  WHERE account_id = a.account_id AND kind = 'subscription' AND event_key = h.event_key
+) e ON true
+ORDER BY h.valid_from, e.said_at, h.event_key COLLATE "C"
 """)
 
 
@@ -191,13 +214,16 @@ async def read(
     features = await _one(conn, _FEATURES, {"ids": ids})
     records = await _one(conn, _RECORDS, recent)
     surveys = await _one(conn, _SURVEYS, recent)
-    known = await _one(conn, _HISTORY, {"ids": ids, "attributes": list(_HISTORY_ATTRIBUTES)}) if history else None
+    named = {"ids": ids, "attributes": list(_HISTORY_ATTRIBUTES)}
+    announcements = (await conn.execute(_ANNOUNCED, named)).all()
+    known = await _one(conn, _HISTORY, {**named, "now": now}) if history else None
     span = _Span(first_day=first_day, days=days)
+    columns = _account_columns(accounts)
     return Facts(
         account_ids=tuple(ids),
         now_us=now_us,
         first_day_us=first_us,
-        **_account_columns(accounts),
+        **columns,
         **_day_columns(months, len(ids), span),
         users=_users(users, span),
         features=_features(features),
@@ -206,7 +232,8 @@ async def read(
         milestones=_records(records, "milestone"),
         goals=_records(records, "goal"),
         surveys=_surveys(surveys),
-        known_from=_known_from(known, len(ids), now_us) if known is not None else {},
+        known_from=_known_from(known, len(ids)) if known is not None else {},
+        announced=_announced(announcements, columns, now_us),
     )
 
 
@@ -375,12 +402,47 @@ def _surveys(row: RowMapping) -> Surveys:
     return Surveys(account=place[order], at=at[order], nps=_float64(row["nps"])[order])
 
 
-def _known_from(row: RowMapping, size: int, now_us: int) -> dict[str, Instants]:
-    """A value announced for later counts from now on: the registers show it already."""
+def _known_from(row: RowMapping, size: int) -> dict[str, Instants]:
     place, attribute, valid_from = _int32(row["place"]), _object(row["attribute"]), _time(row["valid_from"])
     known: dict[str, Instants] = {}
     for name in _HISTORY_ATTRIBUTES:
         known[name] = np.full(size, NEVER, dtype=np.int64)
         chosen = attribute == name
-        known[name][place[chosen]] = np.minimum(valid_from[chosen], now_us)
+        known[name][place[chosen]] = valid_from[chosen]
     return known
+
+
+def _announced(rows: Sequence[Any], columns: Mapping[str, Any], now_us: int) -> dict[str, Instants]:
+    """Puts what has taken effect by now into ``columns``; returns when the next of each attribute will.
+
+    An end voids what was announced before it was said, for a later day: who renewed for July and left in June does not
+    come back in July.
+    """
+    ends = [
+        (row.place, to_us(row.valid_from), to_us(row.said_at))
+        for row in rows
+        if row.attribute == "status" and row.value == "ended" and row.said_at is not None
+    ]
+    ends += {(row.place, row.ended_us, row.ended_us) for row in rows if row.ended_us is not None}
+    following: dict[str, Instants] = {}
+    for row in rows:
+        at = to_us(row.valid_from)
+        said = at if row.said_at is None else to_us(row.said_at)
+        if any(place == row.place and ended <= at and said < end_said for place, ended, end_said in ends):
+            continue
+        if at <= now_us:
+            _take_effect(columns, row)
+            continue
+        found = following.setdefault(row.attribute, np.full(len(columns["start"]), NEVER, dtype=np.int64))
+        if found[row.place] == NEVER:  # rows come in the order of their day
+            found[row.place] = at
+    return following
+
+
+def _take_effect(columns: Mapping[str, Any], row: Any) -> None:
+    if row.attribute == "renewal_on":
+        columns["renewal_at"][row.place] = _date(row.value)
+    elif row.attribute in columns["numbers"]:
+        columns["numbers"][row.attribute][row.place] = _number(row.value)
+    else:
+        columns["texts"][row.attribute][row.place] = row.value

@@ -164,7 +164,9 @@ class _Adder:
             account["started_at"] = _least(account["started_at"], valid)
 
     def attribute(self, name: str, value: Any, valid: datetime) -> None:
-        self.write(self.row("account_attributes", self.e.account_id, fields={})["fields"], name, value, valid)
+        fields = self.row("account_attributes", self.e.account_id, fields={})["fields"]
+        if valid <= self.at:  # else it is only announced
+            self.write(fields, name, value, valid)
         if name in HISTORY:
             row = self.row(
                 "account_history", self.e.account_id, name, valid, self.key, value=value, known_at=self.arrived

@@ -87,6 +87,8 @@ def next_change(
         if definition.instants is not None:
             account, at = definition.instants(facts, ref.argument)
             np.minimum.at(soonest, account, np.where(at > now_us, at, ENDLESS))
+    for at in facts.announced.values():  # whatever the rules name: lists and owners change, too
+        soonest = np.minimum(soonest, np.where(at > now_us, at, ENDLESS))
     return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
 
 

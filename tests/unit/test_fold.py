@@ -75,6 +75,9 @@ def test_a_subscription_writes_attributes_and_history_from_its_effective_day() -
     history = {row["attribute"]: (row["value"], row["valid_from"]) for row in rows("account_history", event)}
     from_july = datetime(2026, 7, 1, tzinfo=UTC)
     assert history == {"mrr": ("500", from_july), "plan": ('"pro"', from_july), "status": ('"active"', from_july)}
+    assert rows("account_attributes", event)[0]["fields"] == "{}", "announced, not in force"
+    begun = Subscription(change="expanded", mrr=500, effective_on=AT.date(), **common(1))
+    assert '"mrr":{"v":500' in rows("account_attributes", begun)[0]["fields"]
     (record,) = rows("records", event)
     assert (record["kind"], record["record_id"]) == ("subscription", "main")
     assert '"expanded_at":{"v":"2026-05-31T23:30:00Z"' in record["fields"]
