@@ -5,6 +5,7 @@ The same comparison as ``kizashi_merge_registers`` in the database, so that it d
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +22,18 @@ def write(registers: Registers, name: str, value: Any, at_us: int, key: str) -> 
     present = registers.get(name)
     if present is None or (at_us, key) > present[:2]:
         registers[name] = (at_us, key, value)
-    elif (at_us, key) == present[:2] and _encode(value) > _encode(present[2]):
+    elif (at_us, key) == present[:2] and as_compared(value) > as_compared(present[2]):
         # Two values under one event key: only a producer that reuses an id does this, and then any rule will do,
         # as long as it does not depend on the order.
         registers[name] = (at_us, key, value)
+
+
+def as_compared(value: Any) -> bytes:
+    """A scalar as the database compares it: the register's text as jsonb prints it, from the value to the brace that
+    closes it. Numbers are written out there, and lose the sign of nought."""
+    if isinstance(value, float):
+        return f"{Decimal(repr(value + 0.0)):f}}}".encode()
+    return _encode(value) + b"}"
 
 
 def to_json(registers: Registers) -> str:

@@ -3,11 +3,12 @@
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zlib import crc32
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,11 +18,30 @@ from consumers.broker import Partition, Record
 from consumers.events import Event, Login, Usage, encode
 from consumers.offsets import Log, Offsets
 from consumers.records import Position
-from tests.event_strategies import START, event_sets
+from consumers.registers import Registers, to_json, write
+from tests.event_strategies import START, event_sets, scalars
 from tests.naive_facts import Connection, clear, differences, naive, stored
 
 GROUP, TOPIC, PARTITIONS = "g", "events", 3
 NOW = datetime(2027, 6, 1, tzinfo=UTC)
+AWKWARD = (
+    0.0,
+    -0.0,
+    1.0,
+    10**16,
+    1e16,
+    1e-7,
+    123456789.5,
+    1e300,
+    5e-324,
+    "1",
+    "12",
+    "é",
+    "\U0001f600",
+    '"',
+    "\\",
+    "a\tb\n",
+)
 slow = settings(
     max_examples=40,
     deadline=None,
@@ -110,6 +130,21 @@ async def test_any_order_batching_and_repetition_gives_the_facts_of_the_naive_mo
         await feed.open()
         await feed.apply_in_pieces(lot, rng)
         assert differences(await stored(connection), expected) == []
+
+
+@given(left=scalars | st.sampled_from(AWKWARD), right=scalars | st.sampled_from(AWKWARD))
+@example(left=1, right=12)
+@slow
+async def test_registers_of_one_time_and_key_merge_alike_here_and_in_the_database(
+    left: Any, right: Any, connection: Connection
+) -> None:
+    """A reused event id: in one batch Python merges its values, in two Postgres does, in either order."""
+    one, other = ({"f": (7, "k", value)} for value in (left, right))
+    here: Registers = dict(one)
+    write(here, "f", right, 7, "k")
+    for a, b in ((one, other), (other, one)):
+        merged = "SELECT kizashi_merge_registers($1::text::jsonb, $2::text::jsonb) = $3::text::jsonb"
+        assert await connection.fetchval(merged, to_json(a), to_json(b), to_json(here)), (left, right)
 
 
 async def test_an_import_that_is_run_again_adds_nothing(engine: AsyncEngine, connection: Connection) -> None:
