@@ -136,6 +136,7 @@ class Applier:
         self, advances: tuple[Advance, ...], records: Sequence[Record], now: datetime, catching_up: bool
     ) -> Applied:
         refused: dict[Place, BadEvent] = {}
+        bare = False
         while True:
             reading = read_records(records, refused, now, self._limits)
             screened = await self._screen(reading)
@@ -146,13 +147,20 @@ class Applier:
                 seen=screened.seen_days(),
                 marks=screened.import_marks(),
                 dead_letters=tuple(reading.dead_letters),
+                bare_letters=bare,
                 catching_up=catching_up,
                 now=now,
             )
             try:
                 folded = await self._store.write(batch)
             except PoisonBatch:
-                index, reason = await self._culprit(batch)
+                try:
+                    index, reason = await self._culprit(batch)
+                except PoisonBatch:
+                    if bare or not batch.dead_letters:
+                        raise
+                    bare = True
+                    continue
                 origin = reading.origins[fresh[index]]
                 place = (origin.topic, origin.partition, origin.offset)
                 remedy = "see the problem; the other events of the batch were stored"

@@ -96,6 +96,7 @@ class Batch:
     seen: tuple[SeenDay, ...] = ()
     marks: tuple[Mark, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
+    bare_letters: bool = False  # the database refuses a letter as it is: only bytes, place and reason
     catching_up: bool = False
     now: datetime
     duplicates: int = field(default=0)

@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -31,6 +32,14 @@ logger = logging.getLogger(__name__)
 ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 0.05
 MAX_HEADERS: Final = 32
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, the last that a datetime knows."""
+NOT_SHOWN: Final = {
+    "item": 0,
+    "field": "",
+    "problem": "the database does not take the details of what is wrong with it",
+    "remedy": "see its reason and its bytes",
+}
 
 Connection = Any
 """asyncpg's connection; its stubs do not know the proxy that a pool hands out."""
@@ -157,6 +166,7 @@ class Store:
         """Index of an event that the database refuses together with those before it, and what it said.
 
         Looks for the shortest run from the start that fails, by halves, each tried in a transaction that is undone.
+        Raises PoisonBatch when it is no event's fault.
         """
         passes, fails = 0, len(arrivals)
         reason = await self._refusal(arrivals, batch)
@@ -193,7 +203,8 @@ class Store:
             columns = zip(*((m.import_id, m.topic, m.partition, m.last_row) for m in batch.marks), strict=True)
             await connection.execute(MARKS, *columns)
         if batch.dead_letters:
-            columns = zip(*map(_dead_letter_row, batch.dead_letters), strict=True)
+            row = _bare_letter_row if batch.bare_letters else _dead_letter_row
+            columns = zip(*map(row, batch.dead_letters), strict=True)
             await connection.execute(DEAD_LETTERS, *columns, batch.now)
         await _write_facts(connection, folded)
         await _touch(connection, batch, folded)
@@ -250,9 +261,23 @@ def _dead_letter_row(letter: DeadLetter) -> tuple[Any, ...]:
         {"item": 0, "field": p.field, "problem": p.problem, "remedy": p.remedy} for p in letter.error.problems
     ]  # fmt: skip
     return (
-        record.topic, record.partition, record.offset, from_us(max(record.timestamp_ms, 0) * 1000), record.key,
-        record.value, _json(headers), _json(errors), letter.error.reason,
+        record.topic, record.partition, record.offset, _stamp(record.timestamp_ms), record.key, record.value,
+        _json(headers), _json(errors), letter.error.reason,
     )  # fmt: skip
+
+
+def _bare_letter_row(letter: DeadLetter) -> tuple[Any, ...]:
+    """Of a record whose headers or faults the database does not take: what is needed to look at it."""
+    record = letter.record
+    return (
+        record.topic, record.partition, record.offset, None, record.key, record.value, "[]", _json([NOT_SHOWN]),
+        letter.error.reason,
+    )  # fmt: skip
+
+
+def _stamp(timestamp_ms: int) -> datetime | None:
+    """A record's time, which is its producer's and may be anything; None when it is no time."""
+    return from_us(timestamp_ms * 1000) if 0 <= timestamp_ms <= LATEST_MS else None
 
 
 def _printable(raw: bytes) -> str:

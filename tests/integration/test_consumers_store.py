@@ -136,6 +136,37 @@ async def test_an_event_that_the_database_refuses_is_set_aside_and_its_neighbour
     assert await connection.fetchval("SELECT sum(events)::int FROM accounts") == 59
 
 
+@pytest.mark.parametrize(("stamp", "kept"), [(1_760_000_000_000_000, None), (-1, None), (1_000, 1)])
+async def test_the_time_of_a_dead_letter_may_be_absurd(
+    stamp: int, kept: int | None, engine: AsyncEngine, connection: Connection
+) -> None:
+    member = await Member(engine).open()
+    lot = {("t", 0): [Record("t", 0, 0, stamp, b"k", b"nonsense", ())]}
+    assert await member.applier.apply(lot, member.positions, now=NOW, catching_up=False) is not None
+    at = await connection.fetchval("SELECT extract(epoch FROM record_timestamp)::int FROM dead_letters")
+    assert at == kept
+
+
+async def test_a_dead_letter_that_the_database_refuses_is_kept_bare_and_its_neighbours_land(
+    engine: AsyncEngine, connection: Connection
+) -> None:
+    await connection.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE untranslatable_character USING MESSAGE = 'refused'; END $$""")
+    await connection.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON dead_letters FOR EACH ROW WHEN (NEW.headers <> '[]')"
+        " EXECUTE FUNCTION refuse()"
+    )
+    member = await Member(engine).open()
+    lot = polled([login(1)])
+    lot["t", 0].append(Record("t", 0, 1, 1_000, b"k", b"nonsense", (("h", b"x"),)))
+    assert await member.applier.apply(lot, member.positions, now=NOW, catching_up=False) is not None
+    row = await connection.fetchrow("SELECT * FROM dead_letters")
+    assert (row["value"], row["headers"], row["record_timestamp"]) == (b"nonsense", "[]", None)
+    assert (row["reason"], "details" in row["errors"]) == ("malformed", True)
+    assert await connection.fetchval("SELECT events FROM accounts") == 1
+
+
 async def test_sums_that_overflow_are_the_last_events_fault(engine: AsyncEngine, connection: Connection) -> None:
     member = await Member(engine).open()
     await member.apply([Usage(feature="f", quantity=10**9, event_id="1", account_id="a", timestamp=AT)])
