@@ -24,6 +24,8 @@ class Addresses:
 
     board: str
     inbox: str
+    bootstrap: str
+    topic: str
     api_key: str
     key_file: str
     log_folder: str
@@ -69,6 +71,7 @@ class Show:
         places.add_row("Board", addresses.board)
         places.add_row("Local inbox", f"{addresses.inbox}  [dim]the alerts, as their readers see them[/]")
         places.add_row("API", f"{addresses.board}/docs")
+        places.add_row("Kafka", f"{addresses.bootstrap}  [dim]topic[/] {addresses.topic}")
         places.add_row("Metrics", f"{addresses.board}/metrics")
         places.add_row("API key", addresses.api_key)
         places.add_row("", f"[dim]kept in {addresses.key_file}[/]")

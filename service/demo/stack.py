@@ -104,7 +104,13 @@ class Demo:
         key_file = str(self._folder.path / "secrets.json")
         self.show.panel(
             Addresses(
-                board=board, inbox=inbox.url, api_key=api_key, key_file=key_file, log_folder=str(self._folder.log)
+                board=board,
+                inbox=inbox.url,
+                bootstrap=broker.bootstrap,
+                topic=state.topic,
+                api_key=api_key,
+                key_file=key_file,
+                log_folder=str(self._folder.log),
             )
         )
         return await self._watch()
