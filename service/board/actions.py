@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, time
 from typing import get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
 
 from starlette.responses import RedirectResponse, Response
 
 from alerts.actions import Action, Conflict, NotAllowed, NotFound, act
+from service.api.common import YEARS
 from service.board.forms import own_path, read_date
 from service.board.pages import episode_id_of, no_alert, show_alert
 from service.board.site import Refused, Visit
@@ -29,7 +31,7 @@ async def alert_action(visit: Visit) -> Response:
         )
     sent = {
         name: str(form.get(name) or "").replace("\0", "").strip()[:MAX_REASON]
-        for name in ("reason", "outcome", "until")
+        for name in ("reason", "outcome", "until", "zone")
     }
     try:
         await visit.board.deps.shielded(_act(visit, action, str(form.get("version") or ""), sent))
@@ -56,23 +58,25 @@ async def _act(visit: Visit, action: Action, version: str, sent: dict[str, str])
             expected_version=int(version) if version.isdecimal() and len(version) < 10 else 0,
             actor=visit.session.actor,
             reason=sent["reason"],
-            until=_instant(sent["until"]),
+            until=_instant(sent["until"], sent["zone"]),
             outcome=sent["outcome"] or None,
             now=visit.page.now,
         )
 
 
-def _instant(day: str) -> datetime | None:
-    """The beginning of a day, UTC."""
+def _instant(day: str, zone: str) -> datetime | None:
+    """The beginning of a day where the reader is; in UTC when their zone is not told or not known."""
     read = read_date(day)
-    return None if read is None else datetime.combine(read, time.min, UTC)
+    if read is None or read.year not in YEARS:
+        return None
+    return datetime.combine(read, time.min, ZoneInfo(zone) if zone in available_timezones() else UTC)
 
 
 def _not_allowed(visit: Visit, action: Action, sent: dict[str, str]) -> str:
     words = visit.words
     if action == "resolve" and not sent["outcome"]:
         return words("Choose an outcome, then resolve again.")
-    if action == "snooze" and ((until := _instant(sent["until"])) is None or until <= visit.page.now):
+    if action == "snooze" and ((until := _instant(sent["until"], sent["zone"])) is None or until <= visit.page.now):
         return words("Choose a day after today, then snooze again.")
     if action == "reopen":
         return words(

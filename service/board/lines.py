@@ -32,6 +32,18 @@ TRANSITIONS = {
     "withdrawn": "Withdrawn",
     "reopened": "Reopened",
 }
+WHYS = {
+    "began_before": "Began before {at}",
+    "began_anew": "Began anew: {at}",
+    "within_cooldown": "Within {days} days of {at}",
+    "snooze_ended": "The snooze ended and it still holds",
+    "not_acknowledged": "Not acknowledged since {at}",
+    "disproved": "An event that arrived late shows that it was not so",
+    "account_gone": "Status of the account: {status}",
+    "rule_gone": "The rule was switched off or removed",
+    "escalated": "{before} → {after}",
+}
+"""Of a transition's code; its values are among the transition's data."""
 DELIVERY_STATUSES = {
     "pending": "Waiting",
     "leased": "Being sent",
@@ -91,6 +103,9 @@ ATTRIBUTES = {
     "seats": "Seats",
 }
 
+
+GROUPS = {"Deployment": "Deployment", "Engagement": "Engagement", "Adoption": "Adoption", "ROI": "ROI"}
+"""Of the scorecard that comes with the service; other cards' groups are shown as their authors wrote them."""
 
 SIGNAL_NAMES = {
     "days_since_login": "Days since login",
@@ -288,9 +303,10 @@ def _most(raw: Mapping[str, Any]) -> float | None:
 
 def _why_line(raw: Mapping[str, Any], scale: float, words: Words) -> WhyLine:
     text, most, points = localised(raw.get("reason"), words), _most(raw), float(raw["contribution"])
+    group = str(raw.get("group") or "")
     return WhyLine(
         text=text[:1].upper() + text[1:],
-        group=str(raw.get("group") or ""),
+        group=words(GROUPS[group]) if group in GROUPS else group,
         points=points,
         most=most,
         track=round(100 * (most or 0.0) / scale, 1),
@@ -373,15 +389,42 @@ def step(transition: Transition, why: Mapping[str, str], words: Words) -> Step:
     if outcome in formats.OUTCOMES:
         what = f"{what}: {words(formats.OUTCOMES[outcome])}"
     repeated = {transition.kind, str(outcome or "").replace("_", " ")}
+    spoken = _worded(transition.data, words) or _own_words(transition.reason, why, words)
     return Step(
         at=transition.at,
         what=what,
-        reason="" if transition.reason in repeated else _own_words(transition.reason, why, words),
+        reason="" if transition.reason in repeated else spoken,
         actor=actor_name(transition.actor),
         tone={"opened": "bad", "reopened": "bad", "escalated": "bad", "resolved": "good", "withdrawn": "good"}.get(
             transition.kind, ""
         ),
     )
+
+
+def _worded(data: Mapping[str, Any], words: Words) -> str:
+    """What a transition's data say of why; empty for what has none, and for codes that are not known here."""
+    code = data.get("code")
+    if code is not None and code not in WHYS:
+        return ""
+    parts = [words(WHYS[code], **_values(data, words))] if code else []
+    behind = [f"{line.name}: {line.value}" for line in signal_lines(data.get("signals") or {}, words)]
+    return " · ".join([*parts, *([", ".join(behind)] if behind else [])])
+
+
+def _values(data: Mapping[str, Any], words: Words) -> dict[str, str]:
+    """For a wording of WHYS."""
+    values = {name: str(data[name]) for name in ("days", "status") if name in data}
+    if "at" in data:
+        at = datetime.fromisoformat(data["at"])
+        values["at"] = (
+            formats.day(at.date(), words) if data["code"] == "within_cooldown" else formats.absolute(at, words)
+        )
+    if values.get("status") in STATUSES:
+        values["status"] = words(STATUSES[values["status"]])
+    for name in ("before", "after"):
+        if data.get(name) in formats.SEVERITIES:
+            values[name] = words(formats.SEVERITIES[data[name]])
+    return values
 
 
 def _own_words(reason: str, why: Mapping[str, str], words: Words) -> str:

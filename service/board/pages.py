@@ -325,6 +325,6 @@ def _alert_context(visit: Visit, detail: AlertDetail) -> dict[str, Any]:
         "steps": [lines.step(transition, alert.reason, words) for transition in detail.transitions],
         "deliveries": [lines.delivery_line(delivery, words) for delivery in detail.deliveries],
         "outcomes": [(code, words(label)) for code, label in formats.OUTCOMES.items()],
-        "tomorrow": (today + timedelta(days=1)).isoformat(),
+        "today": today.isoformat(),  # where the reader is, tomorrow may have begun or be long in coming
         "in_a_week": (today + timedelta(days=SNOOZE_DAYS)).isoformat(),
     }

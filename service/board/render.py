@@ -79,6 +79,12 @@ class Page:
             at.isoformat(timespec="seconds"), formats.absolute(at, self.words), formats.day(at.date(), self.words)
         )
 
+    def wake_day(self, at: datetime) -> Markup:
+        """The day of a snooze's end: scripts put that of the reader's own zone in its place."""
+        return Markup('<time datetime="{}" title="{}" data-local-day>{}</time>').format(
+            at.isoformat(timespec="seconds"), formats.absolute(at, self.words), formats.day(at.date(), self.words)
+        )
+
     def day(self, value: date) -> str:
         return formats.day(value, self.words)
 

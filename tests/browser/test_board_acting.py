@@ -2,9 +2,10 @@
 
 import re
 import uuid
+from datetime import UTC, datetime
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -74,6 +75,21 @@ def test_snooze_moves_it_to_the_other_tab_and_reopen_brings_it_back(own_site: Si
     page.get_by_role("link", name="Snoozed").click()
     expect(page.get_by_role("row", name=re.compile("Northwind Traders"))).to_contain_text("Snoozed until Jun 1, 2026")
     assert violations(page) == []
+
+
+def test_a_snooze_ends_where_the_readers_day_begins(own_site: Site, chromium: Browser) -> None:
+    context = chromium.new_context(locale="en-GB", timezone_id="Asia/Tokyo")
+    page = context.new_page()
+    page.goto(f"{own_site.url}/alerts/{episode(own_site)}")
+    page.get_by_label("Remind me on").fill("2026-06-01")
+    page.get_by_role("button", name="Snooze").click()
+    expect(page.get_by_text("Snoozed until Jun 1, 2026")).to_be_visible()
+
+    async def until(conn: AsyncConnection) -> datetime | None:
+        return await conn.scalar(select(episodes.c.snoozed_until).where(episodes.c.episode_id == episode(own_site)))
+
+    assert own_site.run(until) == datetime(2026, 5, 31, 15, tzinfo=UTC)
+    context.close()
 
 
 def test_reopen(own_site: Site, open_page: Open) -> None:

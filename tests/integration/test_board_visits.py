@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -96,3 +97,30 @@ async def test_an_amount_beyond_all_decimals_is_no_fault(board: Api) -> None:
 
 async def test_a_person_who_owns_nothing_now_is_still_what_the_filter_says(board: Api) -> None:
     assert '<option value="aiko" selected>' in (await board.get("/alerts", owner="aiko")).text
+
+
+@pytest.mark.parametrize(
+    ("zone", "until"),
+    [
+        ("Asia/Tokyo", datetime(2026, 5, 31, 15, tzinfo=UTC)),
+        ("America/New_York", datetime(2026, 6, 1, 4, tzinfo=UTC)),
+        ("", datetime(2026, 6, 1, tzinfo=UTC)),
+        ("../Mars", datetime(2026, 6, 1, tzinfo=UTC)),
+    ],
+)
+async def test_a_snooze_ends_where_the_readers_day_begins(
+    board: Api, engine: AsyncEngine, zone: str, until: datetime
+) -> None:
+    await add_accounts(engine, {"account_id": "1"})
+    path = f"/alerts/{await add_alert(engine, '1')}"
+    form = {"csrf": token_of((await board.get(path)).text), "version": "1", "until": "2026-06-01", "zone": zone}
+    assert (await board.client.post(f"{path}/snooze", data=form)).status_code == 303
+    async with engine.connect() as conn:
+        assert await conn.scalar(select(episodes.c.snoozed_until)) == until
+
+
+async def test_a_day_at_the_end_of_the_calendar_is_refused(board: Api, engine: AsyncEngine) -> None:
+    await add_accounts(engine, {"account_id": "1"})
+    path = f"/alerts/{await add_alert(engine, '1')}"
+    form = {"csrf": token_of((await board.get(path)).text), "version": "1", "until": "9999-12-31", "zone": "Asia/Tokyo"}
+    assert (await board.client.post(f"{path}/snooze", data=form)).status_code == 409

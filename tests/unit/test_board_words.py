@@ -15,7 +15,7 @@ BOARD = Path(words.__file__).parent
 TABLES = (
     formats.BANDS, formats.SEVERITIES, formats.OUTCOMES, forms.ALERT_TABS, pages.DONE,
     lines.STATES, lines.ENDINGS, lines.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
-    lines.CHANNELS, lines.ATTRIBUTES, lines.SIGNAL_NAMES,
+    lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES,
 )  # fmt: skip
 DRAWN = re.compile(r"""\b(?:_|say)(\.count)?\(\s*(?:"([^"]*)"|'([^']*)')(?:,\s*"([^"]*)")?""")
 

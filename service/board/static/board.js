@@ -128,9 +128,21 @@
     });
   }
 
+  /* A snooze ends where the reader's day begins: the form says where that is, the mark says which day it is there. */
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+  const ownDay = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
+  function localiseDays() {
+    document.querySelectorAll("[data-zone]").forEach((field) => { field.value = zone; });
+    document.querySelectorAll("time[data-local-day]").forEach((element) => {
+      const at = new Date(element.dateTime);
+      if (!Number.isNaN(at.getTime())) element.textContent = ownDay.format(at);
+    });
+  }
+
   function settle() {
     drawPlots();
     localiseTimes();
+    localiseDays();
   }
 
   // htmx
