@@ -49,6 +49,10 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
+    """``reason`` is in English; ``data`` holds what other languages word it from: ``signals`` with their values, and a
+    ``code`` with its own values beside it. A person's own words have neither.
+    """
+
     kind: TransitionKind
     at: datetime
     reason: str
@@ -81,7 +85,8 @@ class Observation:
 
     ``holds`` is None when unknown: it neither fires nor resolves. ``since`` is needed when it holds. ``disproved``
     says that the facts now known show that the rule did *not* hold when the episode was opened. ``live_from`` is the
-    later of the rule's activation and the end of the account's import: what began before is pre-existing.
+    later of the rule's activation and the end of the account's import: what began before is pre-existing. ``data`` is
+    what ``reason`` was made from, see `Transition`.
     """
 
     holds: bool | None
@@ -90,6 +95,7 @@ class Observation:
     since: datetime | None = None
     disproved: bool = False
     live_from: datetime | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 class NotAllowed(Exception):
@@ -135,7 +141,10 @@ def _open(rule_id: str, account_id: str, seen: Observation, policy: Policy, now:
         next_at=None if pre_existing or policy.renotify is None else now + policy.renotify,
     )
     reason = f"{seen.reason}; began before {seen.live_from:%Y-%m-%d %H:%M} UTC" if pre_existing else seen.reason
-    transition = Transition(kind="opened", at=now, reason=reason, actor=SYSTEM, data={"pre_existing": pre_existing})
+    data = {**seen.data, "pre_existing": pre_existing}
+    if pre_existing and seen.live_from is not None:
+        data |= {"code": "began_before", "at": seen.live_from.isoformat()}
+    transition = Transition(kind="opened", at=now, reason=reason, actor=SYSTEM, data=data)
     return Change(episode=episode, transition=transition, notify=not pre_existing)
 
 
@@ -154,9 +163,11 @@ def _reopen(episode: Episode, seen: Observation, policy: Policy, now: datetime) 
         version=episode.version + 1,
     )
     reason = f"{seen.reason}; within {policy.cooldown.days} days of {episode.closed_at:%Y-%m-%d}"
+    within = {"code": "within_cooldown", "days": policy.cooldown.days, "at": episode.closed_at.isoformat()}
+    data = {**seen.data, **within}
     return Change(
         episode=again,
-        transition=Transition(kind="reopened", at=now, reason=reason, actor=SYSTEM),
+        transition=Transition(kind="reopened", at=now, reason=reason, actor=SYSTEM, data=data),
         notify=worse and not episode.pre_existing,
     )
 
@@ -188,9 +199,9 @@ def _escalate(episode: Episode, seen: Observation, policy: Policy, now: datetime
         episode, severity=seen.severity, next_at=next_at, snoozed_until=snoozed_until, version=episode.version + 1
     )
     reason = f"{episode.severity} → {seen.severity}: {seen.reason}"
-    return Change(
-        episode=worse, transition=Transition(kind="escalated", at=now, reason=reason, actor=SYSTEM), notify=told
-    )
+    data = {**seen.data, "code": "escalated", "before": episode.severity, "after": seen.severity}
+    transition = Transition(kind="escalated", at=now, reason=reason, actor=SYSTEM, data=data)
+    return Change(episode=worse, transition=transition, notify=told)
 
 
 def _told(episode: Episode, now: datetime) -> bool:
@@ -205,12 +216,14 @@ def _timer(episode: Episode, seen: Observation, policy: Policy, now: datetime) -
     if episode.snoozed_until is not None:
         awake = replace(episode, snoozed_until=None, next_at=following, version=episode.version + 1)
         reason = f"snooze ended and it still holds: {seen.reason}"
+        data = {**seen.data, "code": "snooze_ended"}
     elif episode.acknowledged_at is None and following is not None:
         awake = replace(episode, next_at=following, version=episode.version + 1)
         reason = f"not acknowledged since {episode.opened_at:%Y-%m-%d %H:%M} UTC: {seen.reason}"
+        data = {**seen.data, "code": "not_acknowledged", "at": episode.opened_at.isoformat()}
     else:
         return Change(episode=replace(episode, next_at=None), transition=None, notify=False)
-    transition = Transition(kind="renotified", at=now, reason=reason, actor=SYSTEM)
+    transition = Transition(kind="renotified", at=now, reason=reason, actor=SYSTEM, data=data)
     return Change(episode=awake, transition=transition, notify=True)
 
 
@@ -227,9 +240,10 @@ def _close(episode: Episode, seen: Observation, policy: Policy, now: datetime) -
     )
     kind: TransitionKind = "withdrawn" if withdrawn else "resolved"
     reason = f"an event that arrived late shows that it was not so: {seen.reason}" if withdrawn else seen.reason
+    data = {**seen.data, "code": "disproved"} if withdrawn else seen.data
     return Change(
         episode=closed,
-        transition=Transition(kind=kind, at=now, reason=reason, actor=SYSTEM),
+        transition=Transition(kind=kind, at=now, reason=reason, actor=SYSTEM, data=data),
         notify=not episode.pre_existing and (withdrawn or policy.notify_resolved),
     )
 

@@ -269,13 +269,16 @@ def _observe(
         return Observation(holds=None, reason="unknown")
     row = batch.signals_of(place)
     if verdict == 0.0:
-        gone = not rule.names_status and batch.facts.texts["status"][place] in GONE
-        reason = f"the account is {batch.facts.texts['status'][place]}" if gone else _because(rule, row)
-        return Observation(holds=False, reason=reason, disproved=denied and not gone)
+        status = batch.facts.texts["status"][place]
+        if not rule.names_status and status in GONE:
+            left = {"code": "account_gone", "status": status}
+            return Observation(holds=False, reason=f"the account is {status}", data=left)
+        return Observation(holds=False, reason=_because(rule, row), disproved=denied, data=_behind(rule, row))
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
     return Observation(
         holds=True,
         reason=_because(rule, row),
+        data=_behind(rule, row),
         severity=rule.severity_for(row),
         since=began.get(place, episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
@@ -285,6 +288,11 @@ def _observe(
 def _because(rule: Rule, row: Mapping[str, Any]) -> str:
     """The signals behind a verdict, for the transition's reason: ``days_since_login = 14``."""
     return ", ".join(f"{ref} = {_shown(row.get(str(ref)))}" for ref in sorted(rule.when.refs, key=str))
+
+
+def _behind(rule: Rule, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as data, to be worded in the reader's language."""
+    return {"signals": {str(ref): row.get(str(ref)) for ref in sorted(rule.when.refs, key=str)}}
 
 
 def _shown(value: Any) -> str:
@@ -353,7 +361,7 @@ async def _retire(
 ) -> None:
     """Episodes of rules that are no longer there resolve by themselves, quietly."""
     running = {rule.id for rule in batch.context.rulebook.rules}
-    seen = Observation(holds=False, reason="the rule was switched off or removed")
+    seen = Observation(holds=False, reason="the rule was switched off or removed", data={"code": "rule_gone"})
     for (rule_id, account_id), episode in episodes.items():
         if rule_id in running or not episode.open:
             continue
