@@ -25,7 +25,7 @@ async def activate(
 
     Several evaluators may do so at once: the rows decide, whoever comes first.
     """
-    last = await conn.scalar(select(rulebooks.c.version).order_by(rulebooks.c.loaded_at.desc()).limit(1))
+    last = await newest_version(conn)
     if last != version:
         book = insert(rulebooks).values(version=version, content=dict(content), loaded_at=now)
         await conn.execute(book.on_conflict_do_update(index_elements=["version"], set_={"loaded_at": now}))
@@ -47,3 +47,10 @@ async def _go_live(conn: AsyncConnection, rule_id: str, rule_version: str, now: 
     statement = insert(rule_activations).values(rule_id=rule_id, **values)
     differs = (rule_activations.c.rule_version != rule_version) | rule_activations.c.retired_at.is_not(None)
     await conn.execute(statement.on_conflict_do_update(index_elements=["rule_id"], set_=values, where=differs))
+
+
+async def newest_version(conn: AsyncConnection) -> str | None:
+    """The rulebook that was put to work last, by whichever evaluator."""
+    newest = select(rulebooks.c.version).order_by(rulebooks.c.loaded_at.desc(), rulebooks.c.version).limit(1)
+    version: str | None = await conn.scalar(newest)
+    return version

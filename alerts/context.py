@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from alerts.activation import activate
+from alerts.activation import activate, newest_version
 from alerts.doors import EVERYBODY
 from alerts.people import read_people
 from alerts.routing import Channels, Person
@@ -80,6 +80,8 @@ class ContextSource:
         self._watcher = RuleWatcher(rules_dir, SIGNALS)
         self._cards_dir = rules_dir / "scorecards"
         self._cards = scorecards.load(self._cards_dir)
+        self.superseded = False
+        """Another evaluator has a newer rulebook: two that differ would open and close each other's alerts."""
         self._problems: list[str] = []
         self._version = ""
         self._activated_at: Mapping[str, datetime] = {}
@@ -99,10 +101,16 @@ class ContextSource:
             version = f"{self._watcher.book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
+            newest = await newest_version(conn)
             if self._guarded_at is None or now >= self._guarded_at + self._guard_every:
                 if (await observing.guard(conn, now)).changed:
                     await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
                 self._guarded_at = now
+        if newest != version and not self.superseded:
+            log.warning(
+                "another evaluator runs a newer rulebook; waiting for our files to follow", version=version[:12]
+            )
+        self.superseded = newest != version
         self._version = version
         self._refreshed_at = now
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -99,7 +99,8 @@ async def take_everyone(conn: AsyncConnection, limit: int) -> Work:
         await conn.execute(
             update(touched).where(touched.c.touched_id == current.touched_id).values(after_account_id=account_ids[-1])
         )
-    arrivals = (current.oldest_event_at,) if current.oldest_event_at and not account_ids else ()
+    last_page = len(account_ids) < limit
+    arrivals = (current.oldest_event_at,) if current.oldest_event_at and last_page else ()
     return Work(account_ids=account_ids, arrivals=arrivals, found=True)
 
 
@@ -158,13 +159,19 @@ async def _lock(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[str, 
     return {row.account_id: row.evaluated_at for row in rows}
 
 
-async def postpone(conn: AsyncConnection, account_ids: Sequence[str], until: datetime) -> None:
-    """Coalescing: accounts evaluated a moment ago are looked at again by time, which loses no wake-up."""
+async def postpone(
+    conn: AsyncConnection, account_ids: Sequence[str], until: datetime, arrived_at: datetime | None
+) -> None:
+    """Coalescing: accounts evaluated a moment ago are looked at again by time, which loses no wake-up. How long their
+    oldest event has been waiting is kept for the latency figures."""
     if account_ids:
         await conn.execute(
             update(health)
-            .where(health.c.account_id.in_(account_ids), or_(health.c.due_at.is_(None), health.c.due_at > until))
-            .values(due_at=until)
+            .where(health.c.account_id.in_(account_ids))
+            .values(
+                due_at=func.least(health.c.due_at, until),
+                waiting_since=func.least(health.c.waiting_since, arrived_at),
+            )
         )
 
 

@@ -117,13 +117,23 @@ def advance(
     assert seen.since is not None
     if seen.since + policy.for_ > now:
         return None  # the account is looked at again at since + for
-    if episode is not None and episode.state == "resolved" and _lately(episode.closed_at, policy.cooldown, now):
+    if episode is not None and _goes_on(episode, seen, policy, now):
         return _reopen(episode, seen, policy, now)
     return _open(rule_id, account_id, seen, policy, now)
 
 
-def _lately(closed_at: datetime | None, cooldown: timedelta, now: datetime) -> bool:
-    return closed_at is not None and now < closed_at + cooldown
+def _goes_on(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> bool:
+    """Whether what holds again belongs to the episode just closed. Not if nobody was told of that one, and this is
+    news.
+    """
+    if episode.state != "resolved" or episode.closed_at is None or now >= episode.closed_at + policy.cooldown:
+        return False
+    return not (episode.pre_existing and _is_news(seen))
+
+
+def _is_news(seen: Observation) -> bool:
+    """Whether what holds began while the rule was live and the account's import was over."""
+    return seen.since is not None and (seen.live_from is None or seen.since >= seen.live_from)
 
 
 def _open(rule_id: str, account_id: str, seen: Observation, policy: Policy, now: datetime) -> Change:
@@ -179,6 +189,8 @@ def _advance_open(episode: Episode, seen: Observation, policy: Policy, now: date
         return _close(episode, seen, policy, now)
     # An event that came late, or an import that goes on, may show that what holds began later than was thought.
     dated = replace(episode, since=seen.since or episode.since)
+    if episode.pre_existing and dated.since > episode.since and _is_news(seen):
+        return _tell_anew(dated, seen, policy, now)
     if SEVERITIES.index(seen.severity) > SEVERITIES.index(episode.severity):
         return _escalate(dated, seen, policy, now)
     dated = replace(dated, severity=seen.severity)
@@ -186,6 +198,21 @@ def _advance_open(episode: Episode, seen: Observation, policy: Policy, now: date
     if timed is None and dated != episode:
         return Change(episode=dated, transition=None, notify=False)
     return timed
+
+
+def _tell_anew(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> Change:
+    """A stretch of the past turns out to have ended: what holds now began later, and its reader does not know yet."""
+    known = replace(
+        episode,
+        pre_existing=False,
+        severity=seen.severity,
+        next_at=None if policy.renotify is None else now + policy.renotify,
+        version=episode.version + 1,
+    )
+    reason = f"began anew at {known.since:%Y-%m-%d %H:%M} UTC: {seen.reason}"
+    data = {**seen.data, "code": "began_anew", "at": known.since.isoformat()}
+    transition = Transition(kind="renotified", at=now, reason=reason, actor=SYSTEM, data=data)
+    return Change(episode=known, transition=transition, notify=True)
 
 
 def _escalate(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> Change:

@@ -22,7 +22,7 @@ from alerts import since, store
 from alerts.context import Context
 from alerts.episodes import Change, Episode, Observation, Policy, advance
 from alerts.health_row import write_health
-from alerts.outbox import enqueue
+from alerts.outbox import cancel_waiting, enqueue
 from alerts.rules import Rule, evaluate_all
 from alerts.telling import snapshot, tell
 from health import facts as reading
@@ -39,6 +39,13 @@ GONE = frozenset({"ended", "paused"})
 NO_FACTS = -1
 """Version of an account of which no event has come yet."""
 
+READINGS = 3
+"""How often the facts are read until they fit together."""
+
+TORN_RETRY = timedelta(seconds=1)
+UNKNOWN_RETRY = timedelta(seconds=60)
+"""When a timer of an episode is due but its rule unknown."""
+
 SOONEST = timedelta(milliseconds=500)
 """Never due again before this, so that a step that cannot be taken yet does not spin."""
 
@@ -48,6 +55,7 @@ class Outcome:
     """What a batch came to, for the metrics."""
 
     accounts: int = 0
+    waited_since: list[datetime] = field(default_factory=list)
     transitions: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -61,6 +69,9 @@ class AccountRow:
     last_login_at: datetime | None
     imported_until: datetime | None
     evaluated_at: datetime | None
+    waiting_since: datetime | None
+    import_seen: datetime | None
+    scorecard: str | None
     band: str | None
     news: bool
     """Whether facts have come since the last evaluation, rather than time alone."""
@@ -86,14 +97,13 @@ async def evaluate(
     conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
 ) -> Outcome:
     """Evaluates accounts (sorted, locked) and writes all that follows from it."""
-    batch = await _read(conn, account_ids, context, oldest, now)
     episodes = await store.newest_episodes(conn, account_ids)
-    verdicts = _verdicts(batch)
-    dated = await _read_history(conn, batch, verdicts, episodes)
-    # Facts that a consumer changed while we read them may not fit together: unknown, until its queue row is worked off.
-    verdicts[:, await _changed_meanwhile(conn, batch)] = np.nan
-    outcome = Outcome(accounts=len(account_ids))
-    due: list[datetime | None] = [None] * len(account_ids)
+    batch, verdicts, dated, torn = await _read_whole(conn, account_ids, episodes, context, oldest, now)
+    # Facts that a consumer changed while we read them may not fit together: unknown, and looked at again at once.
+    verdicts[:, torn] = np.nan
+    waited = [row.waiting_since for row in batch.rows if row.waiting_since is not None]
+    outcome = Outcome(accounts=len(account_ids), waited_since=waited)
+    due: list[datetime | None] = [now + TORN_RETRY if place in torn else None for place in range(len(account_ids))]
     open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
     deliveries = []
     for rule, observations in _observations(batch, verdicts, episodes, dated):
@@ -120,6 +130,26 @@ async def evaluate(
     return outcome
 
 
+async def _read_whole(
+    conn: AsyncConnection,
+    account_ids: Sequence[str],
+    episodes: Mapping[tuple[str, str], Episode],
+    context: Context,
+    oldest: datetime | None,
+    now: datetime,
+) -> tuple[Batch, npt.NDArray[np.float64], Dated, list[int]]:
+    """The batch, what the rules say of it, its history, and the places whose facts changed at every reading."""
+    attempts = READINGS
+    while True:
+        batch = await _read(conn, account_ids, context, oldest, now)
+        verdicts = _verdicts(batch)
+        dated = await _read_history(conn, batch, verdicts, episodes)
+        torn = await _changed_meanwhile(conn, batch)
+        attempts -= 1
+        if not torn or not attempts:
+            return batch, verdicts, dated, torn
+
+
 async def _read(
     conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
 ) -> Batch:
@@ -139,6 +169,9 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             health.c.evaluated_at,
             health.c.band,
             health.c.facts_version,
+            health.c.scorecard,
+            health.c.waiting_since,
+            health.c.imported_until.label("import_seen"),
             accounts.c.version,
             accounts.c.last_event_at,
             accounts.c.last_activity_at,
@@ -157,6 +190,9 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             last_login_at=row.last_login_at,
             imported_until=row.imported_until,
             evaluated_at=row.evaluated_at,
+            waiting_since=row.waiting_since,
+            import_seen=row.import_seen,
+            scorecard=row.scorecard,
             band=row.band,
             news=row.facts_version != row.version,
         )
@@ -214,8 +250,11 @@ async def _read_history(
 ) -> Dated:
     needed: set[int] = set()
     for number, rule in enumerate(batch.context.rulebook.rules):
-        for place in np.flatnonzero(verdicts[number] == 1.0).tolist():
-            if _date_anew(batch.rows[place], rule, episodes.get((rule.id, batch.facts.account_ids[place]))):
+        for place, account_id in enumerate(batch.facts.account_ids):
+            episode, verdict = episodes.get((rule.id, account_id)), verdicts[number, place]
+            if verdict == 1.0 and _date_anew(batch.rows[place], rule, episode):
+                needed.add(place)
+            if verdict == 0.0 and episode is not None and _deniable(batch.rows[place], rule, episode):
                 needed.add(place)
     if not needed:
         return Dated(facts=None, row_of={})
@@ -241,8 +280,8 @@ def _observations(
         }
         holding = np.flatnonzero(verdicts[number] == 1.0).tolist()
         undated = [place for place in holding if _date_anew(batch.rows[place], rule, known.get(place))]
-        began = _since(batch, rule, undated, dated)
-        denied = _disproved(batch, rule, [p for p in known if known[p].open and verdicts[number, p] == 0.0], known)
+        began = _since(batch, rule, undated, known, dated)
+        denied = _disproved(batch, rule, [p for p in known if verdicts[number, p] == 0.0], known, dated)
         seen = [
             (place, _observe(batch, rule, place, verdicts[number, place], began, known.get(place), place in denied))
             for place in sorted(set(holding) | set(known))
@@ -252,8 +291,12 @@ def _observations(
 
 
 def _date_anew(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
-    """New episodes need a date; an open one a new date when an event shows that the present stretch began later."""
-    return episode is None or not episode.open or (row.news and not since.scored(rule))
+    """New episodes need a date; an open silence a new one when an event shows that the present stretch began later."""
+    if episode is None:
+        return True
+    if not episode.open:
+        return episode.cleared_at is not None
+    return row.news and rule.absence and not since.scored(rule)
 
 
 def _observe(
@@ -275,6 +318,8 @@ def _observe(
             return Observation(holds=False, reason=f"the account is {status}", data=left)
         return Observation(holds=False, reason=_because(rule, row), disproved=denied, data=_behind(rule, row))
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
+    if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):
+        starts.append(batch.now)
     return Observation(
         holds=True,
         reason=_because(rule, row),
@@ -301,18 +346,42 @@ def _shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _since(batch: Batch, rule: Rule, places: Sequence[int], dated: Dated) -> dict[int, datetime]:
+def _since(
+    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
+) -> dict[int, datetime]:
     if not places:
         return {}
     if not since.scored(rule):
         assert dated.facts is not None
         rows = [dated.row_of[place] for place in places]
-        began = since.began(rule, dated.facts, rows, batch.context.observed, batch.now)
+        false_at = [_seen_false_at(batch.rows[place], known.get(place)) for place in places]
+        began = since.began(rule, dated.facts, rows, false_at, batch.context.observed, batch.now)
         return dict(zip(places, began, strict=True))
-    return {place: _since_scored(batch, place) for place in places}
+    return {place: _since_scored(batch, rule, place) for place in places}
 
 
-def _since_scored(batch: Batch, place: int) -> datetime:
+def _seen_false_at(row: AccountRow, episode: Episode | None) -> datetime | None:
+    """When the rule was last seen false. What was seen amid an import says nothing: half of the facts were missing."""
+    if episode is None or episode.cleared_at is None:
+        return None
+    amid_import = row.imported_until is not None and episode.cleared_at <= row.imported_until
+    return None if amid_import else episode.cleared_at
+
+
+def _comparable(batch: Batch, rule: Rule, place: int) -> bool:
+    """Whether the last evaluation would have shown it: same scorecard, the rule live, the account's import where it
+    is.
+    """
+    row, live = batch.rows[place], batch.context.activated_at.get(rule.id)
+    return (
+        row.evaluated_at is not None
+        and row.scorecard == batch.scores.scorecard[place]
+        and (live is None or live <= row.evaluated_at)
+        and row.import_seen == row.imported_until
+    )
+
+
+def _since_scored(batch: Batch, rule: Rule, place: int) -> datetime:
     row = batch.rows[place]
     last_step = None
     if row.evaluated_at is not None and row.evaluated_at < batch.now:
@@ -320,16 +389,26 @@ def _since_scored(batch: Batch, place: int) -> datetime:
         steps = signals.steps(one, batch.context.refs, row.evaluated_at, batch.now, batch.context.observed)[0]
         passed = steps[~np.isnat(steps)]
         last_step = from_us(int(passed[-1].astype(np.int64))) if len(passed) else None
-    return since.of_scored(row.last_event_at, row.evaluated_at, row.imported_until, last_step, batch.now)
+    comparable = _comparable(batch, rule, place)
+    return since.of_scored(row.last_event_at, row.evaluated_at, last_step, batch.now, comparable=comparable)
 
 
-def _disproved(batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode]) -> frozenset[int]:
+def _deniable(row: AccountRow, rule: Rule, episode: Episode) -> bool:
+    return episode.open and row.news and rule.absence and not since.scored(rule)
+
+
+def _disproved(
+    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
+) -> frozenset[int]:
     """Open absence alerts that an event which arrived late shows never to have been true."""
-    if not places or not rule.absence or since.scored(rule):
+    deniable = [place for place in places if _deniable(batch.rows[place], rule, known[place])]
+    if not deniable:
         return frozenset()
-    opened_at = [known[place].opened_at for place in places]
-    denied = since.disproved(rule, batch.facts, places, opened_at, batch.context.observed)
-    return frozenset(place for place, is_denied in zip(places, denied, strict=True) if is_denied)
+    assert dated.facts is not None
+    rows = [dated.row_of[place] for place in deniable]
+    opened_at = [known[place].opened_at for place in deniable]
+    denied = since.disproved(rule, dated.facts, rows, opened_at, batch.context.observed)
+    return frozenset(place for place, is_denied in zip(deniable, denied, strict=True) if is_denied)
 
 
 def _still_arriving(episode: Episode, row: AccountRow) -> bool:
@@ -344,6 +423,8 @@ async def _carry_out(
     """Writes a change; returns the deliveries that it asks for."""
     if before is not None and before.episode_id == change.episode.episode_id:
         await store.save_episode(conn, change.episode, batch.now)
+        if before.open and not change.episode.open and not change.notify:
+            await cancel_waiting(conn, [before.episode_id], batch.now)
     else:
         await store.insert_episode(conn, change.episode, snapshot(batch, rule, place), batch.now)
     if change.transition is None:
@@ -368,6 +449,7 @@ async def _retire(
         change = advance(rule_id, account_id, episode, seen, Policy(), batch.now)
         assert change is not None and change.transition is not None
         await store.save_episode(conn, change.episode, batch.now)
+        await cancel_waiting(conn, [episode.episode_id], batch.now)
         await store.insert_transition(conn, episode.episode_id, change.transition)
         outcome.transitions[(rule_id, change.transition.kind)] += 1
         open_now[account_id] -= 1
@@ -376,7 +458,8 @@ async def _retire(
 def _timer(episode: Episode | None, seen: Observation, policy: Policy, now: datetime) -> datetime | None:
     """When the episode itself wants to be looked at: a snooze's end, a reminder, or the end of ``for``."""
     if episode is not None and episode.open:
-        return episode.next_at
+        overdue = seen.holds is None and episode.next_at is not None and episode.next_at <= now
+        return now + UNKNOWN_RETRY if overdue else episode.next_at
     if seen.holds and seen.since is not None and seen.since + policy.for_ > now:
         return seen.since + policy.for_
     return None

@@ -32,7 +32,8 @@ IDLE_SECONDS = 0.2
 """Pause when no door had work: bounds what polling adds to the time from an event to its alert."""
 BROKEN_RETRY = timedelta(hours=1)
 """An account whose evaluation fails is tried again after this, or when it is touched."""
-TRANSIENT = ("40001", "40P01", "55P03", "57P01", "57014")
+AWAY = (DBAPIError, OSError, TimeoutError)
+TRANSIENT = ("40001", "40P01", "55P03", "57P01")
 """SQLSTATEs of a conflict with another transaction, or of a server going away: the whole batch is tried again."""
 
 
@@ -56,7 +57,7 @@ class Evaluator:
                     worked += await self.sweep()
                     swept_at = now
                 pause = 0.0 if worked else IDLE_SECONDS
-            except (DBAPIError, OSError, TimeoutError) as error:
+            except AWAY as error:
                 log.warning("evaluation waits for the database", problem=type(error).__name__)
                 pause = 1.0
             if pause:
@@ -66,13 +67,27 @@ class Evaluator:
     async def step(self) -> int:
         """One batch from each door; returns how many accounts were evaluated."""
         await self.context.refresh(self.clock())
-        touched = await self._through("touched", lambda conn: doors.take_touched(conn, self.batch))
-        due = await self._through("due", lambda conn: doors.take_due(conn, self.clock(), self.batch))
-        everyone = await self._through("everyone", lambda conn: doors.take_everyone(conn, self.batch))
-        return touched + due + everyone
+        if self.context.superseded:
+            return 0
+        ways: dict[str, Door] = {
+            "touched": lambda conn: doors.take_touched(conn, self.batch),
+            "due": lambda conn: doors.take_due(conn, self.clock(), self.batch),
+            "everyone": lambda conn: doors.take_everyone(conn, self.batch),
+        }
+        total, problem = 0, None
+        for name, door in ways.items():
+            try:
+                total += await self._through(name, door)
+            except AWAY as error:  # one door's trouble must not shut the others
+                problem = error
+        if problem is not None:
+            raise problem
+        return total
 
     async def sweep(self) -> int:
         """The safety net under both doors."""
+        if self.context.superseded:
+            return 0
         before = self.clock() - self.sweep_every / 2
         missed = await self._through("sweep", lambda conn: doors.take_missed(conn, before, self.batch))
         metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
@@ -102,7 +117,7 @@ class Evaluator:
         account_ids = work.account_ids
         if door != "due":
             account_ids, recent = doors.split_recent(work, evaluated_at, now, self.coalesce)
-            await doors.postpone(conn, recent, now + self.coalesce)
+            await doors.postpone(conn, recent, now + self.coalesce, min(work.arrivals, default=None))
         if not account_ids:
             return []
         context = await self.context.read(conn, now)
@@ -131,7 +146,10 @@ class Evaluator:
     async def _mark_broken(self, conn: AsyncConnection, account_id: str, error: Exception, now: datetime) -> None:
         log.error("account cannot be evaluated", account_id=account_id, exc_info=error)
         metrics.EVALUATION_FAILURES.inc()
-        problem = f"{type(error).__name__}: {error}"[:500]
+        # Not the message: it may quote what the database was sent, the batch's customers.
+        cause = getattr(error, "orig", None)
+        state = getattr(cause, "sqlstate", None)
+        problem = type(error).__name__ + (f" (SQLSTATE {state})" if state else "")
         await conn.execute(
             update(health)
             .where(health.c.account_id == account_id)
@@ -144,6 +162,8 @@ class Evaluator:
         for arrival in work.arrivals:
             metrics.EVENT_TO_EVALUATION.observe(max(0.0, (done - arrival).total_seconds()))
         for outcome in outcomes:
+            for since in outcome.waited_since:
+                metrics.EVENT_TO_EVALUATION.observe(max(0.0, (done - since).total_seconds()))
             for (rule_id, kind), count in outcome.transitions.items():
                 metrics.ALERTS.labels(rule=rule_id, transition=kind).inc(count)
 

@@ -39,6 +39,8 @@ _COLUMNS = {
     "incomplete_since": "timestamptz",
     "problem": "text",
     "facts_version": "bigint",
+    "imported_until": "timestamptz",
+    "waiting_since": "timestamptz",
     "evaluated_at": "timestamptz",
     "due_at": "timestamptz",
 }
@@ -104,6 +106,8 @@ def _row(
         "incomplete_since": batch.context.observed.held_since(batch.now),
         "problem": None,
         "facts_version": account.version,
+        "imported_until": account.imported_until,
+        "waiting_since": None,
         "evaluated_at": batch.now,
         "due_at": due_at,
     }

@@ -28,3 +28,4 @@ SWEEP_LAST_SUCCESS = Gauge(
     "kizashi_sweep_last_success_timestamp_seconds",
     "When the sweep for missed accounts last ended well; a dead-man's switch",
 )
+UNREACHABLE = Counter("kizashi_alerts_unreachable_total", "Alerts for which nobody could be found to tell", ["rule"])

@@ -269,7 +269,23 @@ def unsaid(rows: Iterable[Said]) -> list[Cancellation]:
     return found
 
 
+async def cancel_waiting(conn: AsyncConnection, episode_ids: Sequence[UUID], now: datetime) -> None:
+    """When episodes end without a word: what still waits to be said of them, and surely was not heard, is not said."""
+    for said in await _read_said(conn, episode_ids):
+        if said.status == "pending" and not said.perhaps_heard and said.kind not in CLOSING:
+            reason = "the episode was over before this was sent"
+            await _cancel(conn, Cancellation(delivery_id=said.delivery_id, reason=reason), now)
+
+
 async def _cancel_unsaid(conn: AsyncConnection, episode_ids: Sequence[UUID], now: datetime) -> None:
+    cancelled: set[UUID] = set()
+    for cancellation in unsaid(await _read_said(conn, episode_ids)):
+        # A sender may have leased the opening since we looked: then its closing must follow it.
+        if cancelled.issuperset(cancellation.after) and await _cancel(conn, cancellation, now):
+            cancelled.add(cancellation.delivery_id)
+
+
+async def _read_said(conn: AsyncConnection, episode_ids: Sequence[UUID]) -> list[Said]:
     d, a = deliveries.c, delivery_attempts.c
     unclear = (
         select(a.delivery_id)
@@ -286,11 +302,7 @@ async def _cancel_unsaid(conn: AsyncConnection, episode_ids: Sequence[UUID], now
             (d.status.in_(["leased", "sent"]) | ((d.status != "cancelled") & unclear)).label("perhaps_heard"),
         ).where(d.episode_id.in_(episode_ids))
     )  # fmt: skip
-    cancelled: set[UUID] = set()
-    for cancellation in unsaid(Said(**row) for row in rows.mappings()):
-        # A sender may have leased the opening since we looked: then its closing must follow it.
-        if cancelled.issuperset(cancellation.after) and await _cancel(conn, cancellation, now):
-            cancelled.add(cancellation.delivery_id)
+    return [Said(**row) for row in rows.mappings()]
 
 
 async def _cancel(conn: AsyncConnection, cancellation: Cancellation, now: datetime) -> bool:

@@ -28,25 +28,32 @@ SCORED = frozenset({"score", "score_change_28d", "band"})
 """Signals that are made from a scorecard; they have no past that facts alone could tell."""
 
 
-COMMITTED_WITHIN = timedelta(seconds=60)
-"""A batch carries the time at which it was begun; an evaluation between that and its commit has not seen it."""
-
-
 def scored(rule: Rule) -> bool:
     return any(ref.name in SCORED for ref in rule.when.refs)
 
 
-def began(rule: Rule, facts: Facts, index: Sequence[int], observed: Observed, now: datetime) -> list[datetime]:
-    """Since when ``rule``, which holds now for the accounts at ``index``, has held. For rules without scored
-    signals.
+def began(
+    rule: Rule,
+    facts: Facts,
+    index: Sequence[int],
+    seen_false_at: Sequence[datetime | None],
+    observed: Observed,
+    now: datetime,
+) -> list[datetime]:
+    """Since when ``rule``, which holds now for the accounts at ``index``, has held. For rules without scored signals.
+
+    ``seen_false_at``: when an evaluation last saw that it did not hold, which the midnights alone may step over.
     """
     some = facts.take(np.array(index, dtype=np.int64))
     instants = np.array([_naive(now), *_midnights(now)], dtype="datetime64[us]")
     grid = np.broadcast_to(instants, (len(index), len(instants)))
     held = _holds(rule, some, grid, observed)
+    never = np.datetime64(0, "us")
+    false_at = np.array([never if at is None else _naive(at) for at in seen_false_at], dtype="datetime64[us]")
+    held &= grid > false_at[:, None]
     held[:, 0] = True
     stop = np.where(held.all(axis=1), len(instants) - 1, np.argmin(held, axis=1))
-    return _refine(rule, some, instants[stop], instants[stop - 1], observed)
+    return _refine(rule, some, np.maximum(instants[stop], false_at), instants[stop - 1], observed)
 
 
 def _midnights(now: datetime) -> list[datetime]:
@@ -99,17 +106,18 @@ def _holds(rule: Rule, facts: Facts, at: Datetimes, observed: Observed) -> npt.N
 def of_scored(
     last_event_at: datetime | None,
     evaluated_at: datetime | None,
-    imported_until: datetime | None,
     last_step: datetime | None,
     now: datetime,
+    *,
+    comparable: bool,
 ) -> datetime:
     """Since when a condition over the score has held: it was not there when the account was last evaluated.
 
-    Whatever changed after that made it true: the newest event, or a signal's step by time alone. An account that was
-    never evaluated since its import may have been so all along: then it counts from its newest event, which is the
-    lower bound.
+    Whatever changed after that made it true: the newest event, or a signal's step by time alone. Not ``comparable``:
+    more of an import has come since, or the rule or the scorecard is another one now. Then it may have been so all
+    along, and counts from the earliest of what is known.
     """
-    if evaluated_at is None or (imported_until is not None and evaluated_at <= imported_until + COMMITTED_WITHIN):
-        return min(last_event_at or now, now)
+    if evaluated_at is None or not comparable:
+        return min(at for at in (last_event_at, evaluated_at, now) if at is not None)
     causes = [at for at in (last_event_at, last_step) if at is not None and evaluated_at < at <= now]
     return max(causes, default=now)

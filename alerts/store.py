@@ -16,6 +16,7 @@ from alerts.tables import episodes, transitions
 
 _STATE_COLUMNS = (
     "state",
+    "pre_existing",
     "severity",
     "since",
     "closed_at",
@@ -34,7 +35,6 @@ def to_episode(row: Any) -> Episode:
         episode_id=row.episode_id,
         rule_id=row.rule_id,
         account_id=row.account_id,
-        pre_existing=row.pre_existing,
         opened_at=row.opened_at,
         **{name: getattr(row, name) for name in _STATE_COLUMNS},
     )
@@ -60,7 +60,6 @@ async def insert_episode(conn: AsyncConnection, episode: Episode, snapshot: Mapp
             episode_id=episode.episode_id,
             rule_id=episode.rule_id,
             account_id=episode.account_id,
-            pre_existing=episode.pre_existing,
             opened_at=episode.opened_at,
             updated_at=now,
             **{name: getattr(episode, name) for name in _STATE_COLUMNS},

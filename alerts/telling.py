@@ -4,14 +4,16 @@ deliveries.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
+import structlog
 
+from alerts import metrics
 from alerts.outbox import NewDelivery
 from alerts.render.view import AlertView, Contribution
 from alerts.routing import Target, find_person, route
@@ -21,6 +23,8 @@ from health.instants import NEVER, from_us
 if TYPE_CHECKING:
     from alerts.episodes import Change
     from alerts.evaluation import Batch
+
+log = structlog.get_logger("kizashi.evaluator")
 
 SHOWN_CONTRIBUTIONS = 3
 
@@ -57,6 +61,11 @@ def tell(batch: Batch, rule: Rule, place: int, change: Change, transition_id: in
     targets = route(
         owner, context.people, context.channels, context.rulebook.routes.wanted(change.episode.severity), now
     )
+    if not targets:
+        metrics.UNREACHABLE.labels(rule=rule.id).inc()
+        account_id = batch.facts.account_ids[place]
+        log.error("an alert reaches nobody: no owner to reach, no team channel, no default", account_id=account_id)
+        return []
     view = _view(batch, rule, place, change)
     return [
         NewDelivery(
@@ -67,10 +76,14 @@ def tell(batch: Batch, rule: Rule, place: int, change: Change, transition_id: in
             recipient=None if target.recipient is None else target.recipient.person_id,
             language=target.language,
             created_at=now,
-            oldest_event_at=batch.oldest_event_at,
+            oldest_event_at=_earliest(batch.oldest_event_at, batch.rows[place].waiting_since),
         )
         for target in targets
     ]
+
+
+def _earliest(first: datetime | None, second: datetime | None) -> datetime | None:
+    return min((at for at in (first, second) if at is not None), default=None)
 
 
 def _view(batch: Batch, rule: Rule, place: int, change: Change) -> AlertView:

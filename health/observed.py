@@ -2,8 +2,8 @@
 
 A gap opens at the last observed event of a source that fell silent, and ends when the source sends again. When it
 ends, and at every later look for as long as there are hour counts to compare, it becomes ``refilled`` if at least
-half of the usual events have come with times inside it, else it is ``lost``. A refilled gap stays refilled. Sources
-that have only ever been imported are not watched.
+half of the usual events have come with times inside it, sent or imported, else it is ``lost``. A refilled gap stays
+refilled. Sources that have only ever been imported are not watched, and what was imported is not what is usual.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health.columns import Floats
 from health.gaps import TOLERANCE, Gap, GapState, Observed, observed_microseconds, observed_seconds
 from health.instants import HOUR, to_us
 from health.tables import gaps, source_hours, sources
-from health.volume import HISTORY_HOURS, HourCounts, Verdict, first_hour, judge_refill, judge_volume
+from health.volume import HISTORY_HOURS, IMPORTED, HourCounts, Verdict, first_hour, judge_refill, judge_volume
 
 __all__ = [
     "TOLERANCE",
@@ -64,15 +65,19 @@ async def guard(conn: AsyncConnection, now: datetime) -> GuardReport:
     """Judges every live source and opens or closes its gap. Call it about once a minute; several callers do no harm."""
     begin = first_hour(now)
     known = (await conn.execute(select(gaps).where(gaps.c.source.is_not(None), gaps.c.state != "refilled"))).all()
-    live = (await conn.execute(select(sources).where(sources.c.last_live_at.is_not(None)))).all()
+    earliest = select(func.min(source_hours.c.hour)).where(source_hours.c.source == sources.c.source)
+    live = (
+        await conn.execute(
+            select(sources, earliest.scalar_subquery().label("first_hour")).where(sources.c.last_live_at.is_not(None))
+        )
+    ).all()
     counted = (await conn.execute(select(source_hours).where(source_hours.c.hour >= begin))).all()
     verdicts: dict[str, Verdict] = {}
     opened: list[tuple[str, str]] = []
     closed: list[tuple[str, str]] = []
     for source in live:
         own = [gap for gap in known if gap.source == source.source]
-        hours = [row for row in counted if row.source == source.source]
-        counts = _counts(hours, own, source.first_event_at, begin, now)
+        counts = _counts(counted, own, source, begin, now)
         verdict = verdicts[source.source] = judge_volume(counts, now)
         ongoing = next((gap for gap in own if gap.until_at is None), None)
         if ongoing is None and verdict.held:
@@ -86,19 +91,25 @@ async def guard(conn: AsyncConnection, now: datetime) -> GuardReport:
     return GuardReport(verdicts=verdicts, opened=tuple(opened), closed=tuple(closed))
 
 
-def _counts(
-    hours: Sequence[Any], own: Sequence[Any], first_event_at: datetime, begin: datetime, now: datetime
-) -> HourCounts:
-    seen = np.zeros(HISTORY_HOURS)
+def _counts(counted: Sequence[Any], own: Sequence[Any], source: Any, begin: datetime, now: datetime) -> HourCounts:
     start = to_us(begin) // HOUR
-    for row in hours:
-        if (place := to_us(row.hour) // HOUR - start) < HISTORY_HOURS:
-            seen[place] += row.events
-    usable = np.arange(HISTORY_HOURS) + start > to_us(first_event_at) // HOUR
+    usable = np.arange(HISTORY_HOURS) + start > to_us(source.first_hour or now) // HOUR
     for gap in own:
         until = to_us(gap.until_at or now)
         usable[max(0, to_us(gap.from_at) // HOUR - start) : max(0, until // HOUR - start + 1)] = False
-    return HourCounts(seen=seen, usable=usable)
+    return HourCounts(
+        seen=_by_hour(counted, source.source, start),
+        usable=usable,
+        imported=_by_hour(counted, source.source + IMPORTED, start),
+    )
+
+
+def _by_hour(counted: Sequence[Any], name: str, start: int) -> Floats:
+    found = np.zeros(HISTORY_HOURS)
+    for row in counted:
+        if row.source == name and (place := to_us(row.hour) // HOUR - start) < HISTORY_HOURS:
+            found[place] += row.events
+    return found
 
 
 def _sends_again(verdict: Verdict) -> bool:

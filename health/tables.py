@@ -315,6 +315,8 @@ health = Table(
     Column("incomplete_since", TZ),  # absence is held: data incomplete since
     Column("problem", Text),  # why the last evaluation of this account failed
     Column("facts_version", BigInteger, nullable=False, server_default="-1"),  # accounts.version evaluated
+    Column("imported_until", TZ),  # accounts.imported_until evaluated
+    Column("waiting_since", TZ),  # arrival of the oldest event whose evaluation was put off
     Column("evaluated_at", TZ),
     Column("due_at", TZ),
     Column("created_at", TZ, nullable=False, server_default=func.now()),

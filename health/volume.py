@@ -21,17 +21,22 @@ WEEKS_BACK = 8
 FEWEST_WEEKS = 2
 WEEK_HOURS = 7 * 24
 HISTORY_HOURS = (WEEKS_BACK + 1) * WEEK_HOURS
+IMPORTED = "#import"
+"""Behind a source's name in source_hours: its imported events. As in ``consumers/fold.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HourCounts:
     """Events of one source per UTC hour, the last being the hour of now. (H,).
 
-    ``usable`` marks hours that may count as usual: observed, and not before the source's first event.
+    ``seen`` are those that the source sent by itself, ``imported`` those that were loaded: they fill a gap, and say
+    nothing of what is usual. ``usable`` marks hours that may count as usual: observed, and after the source's first
+    live hour.
     """
 
     seen: Floats
     usable: Bools
+    imported: Floats | float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def judge_refill(counts: HourCounts, now: datetime, from_at: datetime, until_at:
     expected = usual(counts, hours, np.ones(len(hours))) if len(hours) else None
     if not expected:
         return False, "what is usual for that time is not known"
-    seen = float(counts.seen[hours].sum())
+    seen = float((counts.seen + counts.imported)[hours].sum())
     words = f"{seen:.0f} events lie in the gap, where {expected:.0f} are usual"
     return seen >= REFILLED_FROM * expected, words
 

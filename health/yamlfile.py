@@ -97,6 +97,8 @@ def read(path: Path) -> YamlFile:
         raise FileError([FileProblem(file=path.name, line=line, column=column, problem=problem)]) from None
     except yaml.YAMLError as error:
         raise FileError([FileProblem(file=path.name, line=1, column=1, problem=f"not YAML: {error}")]) from None
+    except RecursionError:
+        raise FileError([FileProblem(file=path.name, line=1, column=1, problem="brackets too deep")]) from None
     walker = _Walker(path.name)
     values = walker.value(root, ()) if root is not None else None
     if not isinstance(values, dict):

@@ -70,10 +70,13 @@ class Supervisor:
     async def run(self) -> int:
         """Returns the exit status: 0 after an orderly stop, EX_CONFIG when a role cannot run as configured."""
         keepers = [asyncio.create_task(self._keep(role)) for role in self._roles]
-        await self._stop.wait()
+        stopping = asyncio.create_task(self._stop.wait())
+        # A keeper ends before the stop only when its role could not be started at all: that must not go unnoticed.
+        await asyncio.wait([stopping, *keepers], return_when=asyncio.FIRST_COMPLETED)
+        self._stop.set()
         for role in self._roles:
             await self._end(role.role)
-        await asyncio.gather(*keepers)
+        await asyncio.gather(stopping, *keepers)
         return EX_CONFIG if self.failure else 0
 
     def pid(self, role: str) -> int | None:
@@ -85,6 +88,8 @@ class Supervisor:
         while not self._stop.is_set():
             started = self._monotonic()
             process = self._processes[role.role] = await _spawn(role)
+            if self._stop.is_set():  # the stop came while it was being spawned and could not reach it
+                await self._end(role.role)
             status = await process.wait()
             if self._stop.is_set():
                 return

@@ -251,6 +251,8 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("incomplete_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("facts_version", sa.BigInteger(), server_default="-1", nullable=False),
+        sa.Column("imported_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("waiting_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("evaluated_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),

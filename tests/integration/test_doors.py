@@ -195,6 +195,7 @@ async def test_coalescing_postpones_without_losing(engine: AsyncEngine) -> None:
     assert split_recent(work, evaluated, NOW, 5 * second) == (["b", "c"], ["a"])
     async with engine.begin() as conn:
         await conn.execute(insert(health), [{"account_id": "a", "due_at": NOW + 60 * second}])
-        await doors.postpone(conn, ["a"], NOW + 5 * second)
-        await doors.postpone(conn, ["a"], NOW + 30 * second)
-        assert await conn.scalar(select(health.c.due_at)) == NOW + 5 * second
+        await doors.postpone(conn, ["a"], NOW + 5 * second, NOW - 2 * second)
+        await doors.postpone(conn, ["a"], NOW + 30 * second, NOW)
+        row = (await conn.execute(select(health))).one()
+    assert (row.due_at, row.waiting_since) == (NOW + 5 * second, NOW - 2 * second)

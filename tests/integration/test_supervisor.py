@@ -48,6 +48,7 @@ def child(role: str, notes: Path, source: str = CHILD) -> Child:
 
 
 async def lines(notes: Path, count: int) -> list[list[str]]:
+    found: list[list[str]] = []
     for _ in range(200):
         found = await asyncio.to_thread(_read, notes)
         if len(found) >= count:
