@@ -34,6 +34,9 @@ from consumers.events import (
 from consumers.registers import Registers, to_json
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+IMPORTED: Final = "#import"
+"""Behind a source's name in source_hours: its imported events, which say nothing of how much it sends by itself. No
+source is named so. As in ``health/volume.py``."""
 URGENT_KINDS: Final = frozenset({"payment", "ticket", "survey", "subscription"})
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -144,7 +147,8 @@ def _add(state: State, event: Event, arrived: int) -> None:
         row[0] = at
 
     source, hours = event.source, state.hours
-    hours[source, hour] = hours.get((source, hour), 0) + 1
+    counted = source if event.import_id is None else source + IMPORTED
+    hours[counted, hour] = hours.get((counted, hour), 0) + 1
     seen = state.sources.get(source)
     if seen is None:
         seen = state.sources[source] = [at, at, None]

@@ -62,7 +62,8 @@ class _Adder:
         source["last_event_at"] = max(source["last_event_at"], at)
         if e.import_id is None:
             source["last_live_at"] = _most(source["last_live_at"], self.arrived)
-        self.row("source_hours", e.source, at.replace(minute=0, second=0, microsecond=0), events=0)["events"] += 1
+        counted = e.source if e.import_id is None else f"{e.source}#import"
+        self.row("source_hours", counted, at.replace(minute=0, second=0, microsecond=0), events=0)["events"] += 1
         if e.kind in ("login", "usage", "session") or (e.kind == "custom" and e.user_id is not None):
             self.activity(account)
         if e.kind == "usage":

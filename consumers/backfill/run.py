@@ -134,6 +134,7 @@ async def waited_until_applied(
 
 
 async def _applied(conn: AsyncConnection, plan: Plan) -> Applied:
+    from consumers.fold import IMPORTED
     from health.tables import source_hours
 
     row = await _find(conn, plan.import_id)
@@ -141,7 +142,8 @@ async def _applied(conn: AsyncConnection, plan: Plan) -> Applied:
     last = select(func.max(import_marks.c.last_row)).where(import_marks.c.import_id == plan.import_id)
     named = func.position(cast(plan.import_id.encode(), LargeBinary).op("IN")(dead_letters.c.value))
     refused = select(func.count()).where(dead_letters.c.created_at >= plan.started_at, named > 0)
-    events = select(func.coalesce(func.sum(source_hours.c.events), 0)).where(source_hours.c.source == row.source)
+    named_so = source_hours.c.source.in_([row.source, row.source + IMPORTED])
+    events = select(func.coalesce(func.sum(source_hours.c.events), 0)).where(named_so)
     return Applied(
         events_sent=row.events_sent,
         last_number=await conn.scalar(last),

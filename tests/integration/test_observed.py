@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from health import observed
 from health.tables import gaps, source_hours, sources
+from health.volume import IMPORTED
 
 NOW = datetime(2025, 6, 18, 14, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -74,3 +75,28 @@ async def test_gaps_of_the_future_and_refilled_ones_do_not_count(engine: AsyncEn
         seen = await observed.read(conn, None, NOW)
     assert [gap.source for gap in seen.gaps] == [None]
     assert seen.through is None
+
+
+async def test_an_imported_history_is_not_what_a_live_source_usually_sends(engine: AsyncEngine) -> None:
+    """40 imported days under the name of a source that has sent one event by itself, and nothing for three days."""
+    hour = NOW.replace(minute=0)
+    first = hour - 72 * HOUR
+    async with engine.begin() as conn:
+        await fill(conn, "crm", first, first + HOUR)
+        row = {"source": f"crm{IMPORTED}", "events": 100}
+        await conn.execute(insert(source_hours), [{**row, "hour": first - n * HOUR} for n in range(40 * 24)])
+        await conn.execute(update(sources).values(first_event_at=first - 40 * 24 * HOUR))
+        report = await observed.guard(conn, NOW)
+    assert (report.opened, report.verdicts["crm"].judged) == ((), False)
+
+
+async def test_an_import_refills_a_gap(engine: AsyncEngine) -> None:
+    hour = NOW.replace(minute=0)
+    async with engine.begin() as conn:
+        await fill(conn, "app", hour - 60 * 24 * HOUR, hour - 9 * HOUR)
+        assert (await observed.guard(conn, NOW)).opened
+        await fill(conn, "app", hour - HOUR, hour + HOUR)
+        assert (await observed.guard(conn, NOW)).closed[0][1].startswith("lost")
+        row = {"source": f"app{IMPORTED}", "events": 100}
+        await conn.execute(insert(source_hours), [{**row, "hour": hour - n * HOUR} for n in range(1, 10)])
+        assert (await observed.guard(conn, NOW)).closed[0][1].startswith("refilled")

@@ -6,11 +6,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers import fold as fold_module
 from consumers import fold_records
 from consumers.events import Event, Group, Login, Payment, Session, Subscription, Usage, thousandths
+from consumers.faults import source_is_good
 from consumers.fold import COLUMNS, fold, from_us, month_place, to_us
 from consumers.registers import Registers, write
 from health.tables import FACT_TABLES, HISTORY_ATTRIBUTES, QUANTITY_SCALE
+from health.volume import IMPORTED
 
 AT = datetime(2026, 5, 31, 23, 30, tzinfo=UTC)
 NOW = datetime(2026, 6, 2, tzinfo=UTC)
@@ -29,6 +32,8 @@ def test_columns_and_constants_are_those_of_the_tables() -> None:
     assert {t.name: tuple(c.name for c in t.columns) for t in FACT_TABLES} == dict(COLUMNS)
     assert fold_records.HISTORY_ATTRIBUTES == HISTORY_ATTRIBUTES
     assert thousandths(1) == QUANTITY_SCALE
+    assert fold_module.IMPORTED == IMPORTED
+    assert not source_is_good(f"crm{IMPORTED}")
 
 
 def test_logins_and_usage_fill_the_day_the_month_and_the_user() -> None:
@@ -67,6 +72,7 @@ def test_only_live_activity_that_arrives_after_its_day_is_late() -> None:
     imported = Login(**common(1), import_id="i", import_row=0)
     assert rows("late_arrivals", imported, arrived=NOW) == []
     assert rows("sources", imported)[0]["last_live_at"] is None
+    assert [row["source"] for row in rows("source_hours", login, imported)] == ["default", "default#import"]
     assert rows("accounts", imported)[0]["imported_until"] == NOW
 
 
