@@ -23,7 +23,7 @@ SHOWN_CHARACTERS: Final = 80
 REMEDIES: Final[Mapping[str, str]] = {
     "kind": "set `kind` to one of the event kinds",
     "event_id": "give an id of 1 to 200 printable characters that is the same on every retry",
-    "account_id": "give the account's id: 1 to 200 printable characters",
+    "account_id": "give the account's id: 1 to 200 printable characters, not `.` or `..` alone",
     "user_id": "give the user's id as 1 to 200 printable characters, or leave it out",
     "timestamp": "give the time of the event as RFC 3339 with offset, such as 2026-05-01T09:30:00Z, in 1970 to 2199",
     "received_at": "leave it out; the HTTP door stamps it",

@@ -16,6 +16,7 @@ from consumers.bad_events import BadEvent, Problem, Reason, bad, explain, unread
 from consumers.faults import faults, source_is_good, start_instant, usage_is_good
 from consumers.kinds import (
     DEFAULT_SOURCE,
+    DOTS,
     KINDS,
     LONG_CLEAN_PATTERN,
     MAX_DEPTH,
@@ -115,6 +116,7 @@ def _plainly_good(event: Event) -> bool:
     return (
         event.event_id.isprintable()
         and event.account_id.isprintable()
+        and event.account_id not in DOTS
         and (user_id is None or user_id.isprintable())
         and 1970 <= event.timestamp.year <= 2199
         and (received_at is None or 1970 <= received_at.year <= 2199)

@@ -12,6 +12,7 @@ import msgspec
 
 from consumers.bad_events import Problem, bad, explain
 from consumers.kinds import (
+    DOTS,
     KINDS,
     MAX_DEPTH,
     MAX_NUMBER,
@@ -73,6 +74,8 @@ def _common_faults(event: EventBase) -> Iterator[Problem]:
         value = getattr(event, name)
         if isinstance(value, str) and not value.isprintable():
             yield from _unclean(name, value, long=name in _LONG_FIELDS)
+    if event.account_id in DOTS:
+        yield Problem("account_id", "means another place in an address", _remedy("account_id"))
     if not source_is_good(event.source):
         yield Problem("source", "has characters that a source may not have", _remedy("source"))
     for name in ("timestamp", "received_at"):

@@ -23,6 +23,9 @@ DEFAULT_SOURCE: Final = "default"
 _CLEAN_PATTERN: Final = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f\ud800-\udfff])"
 _TIME_PATTERN: Final = r"^(19[7-9]|20\d|21\d)\d-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:?\d\d)(?![\s\S])"
 _DATE_PATTERN: Final = r"^(19|2\d|[3-9]\d)\d\d-\d\d-\d\d(?![\s\S])"
+# In an address, `.` and `..` mean other places: such an account could not be linked to.
+_NO_DOTS_PATTERN: Final = r"^(?!\.\.?(?![\s\S]))" + _CLEAN_PATTERN.removeprefix("^")
+DOTS: Final = frozenset({".", ".."})
 # Free texts may hold line breaks and tabs.
 LONG_CLEAN_PATTERN: Final = r"^(?![\s\S]*[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff])"
 
@@ -32,6 +35,7 @@ def _text(longest: int, shortest: int = 1, pattern: str = _CLEAN_PATTERN) -> Met
 
 
 Id = Annotated[str, _text(200)]
+AccountId = Annotated[str, _text(200, pattern=_NO_DOTS_PATTERN)]
 Name = Annotated[str, _text(100)]
 Line = Annotated[str, _text(500, 0)]
 Long = Annotated[str, _text(4000, 0, LONG_CLEAN_PATTERN)]
@@ -59,7 +63,7 @@ class EventBase(msgspec.Struct, kw_only=True, frozen=True, tag_field="kind", omi
     says."""
 
     event_id: Id
-    account_id: Id
+    account_id: AccountId
     timestamp: Time
     user_id: Id | None = None
     source: Source = DEFAULT_SOURCE

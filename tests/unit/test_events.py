@@ -68,6 +68,8 @@ def test_encoding_and_decoding_gives_the_same_event(event: Event) -> None:
         ({"event_id": "x" * 201}, "event_id", "longer than 200"),
         ({"account_id": "a\0b"}, "account_id", "U+0000"),
         ({"account_id": "a\nb"}, "account_id", "U+000A"),
+        ({"account_id": "."}, "account_id", "another place"),
+        ({"account_id": "..", "kind": "custom", "name": "x"}, "account_id", "another place"),
         ({"user_id": "\x9f"}, "user_id", "U+009F"),
         ({"timestamp": "2026-05-01T09:30:00"}, "timestamp", "no offset"),
         ({"timestamp": "2026-05-01"}, "timestamp", "not an RFC 3339 time"),
@@ -204,7 +206,8 @@ junk = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=8), st.just("x" * 300), st.lists(st.integers(), max_size=1),
     st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), st.integers() | st.just([0]), max_size=2),
     st.sampled_from(("2026-05-01", "2026-02-30", "1850-01-01", "2026-05-01T09:30:00Z", "2026-05-01t09:30:00.5-0330",
-                     "2026-05-01T24:00:00Z", "2300-01-01T00:00:00Z", "2026-05-01T09:30:00Z\n", "USD", "usd", "open")),
+                     "2026-05-01T24:00:00Z", "2300-01-01T00:00:00Z", "2026-05-01T09:30:00Z\n", "USD", "usd", "open", ".",
+                     "..", "...")),
 )  # fmt: skip
 
 
