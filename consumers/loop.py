@@ -18,7 +18,7 @@ from typing import Final
 from consumers import metrics
 from consumers.applier import Applied, Applier
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
-from consumers.offsets import VOLATILE, Log, Offsets, decide, mismatch
+from consumers.offsets import VOLATILE, Log, Offsets, Stored, decide, mismatch
 from consumers.reach import Reach
 from consumers.records import DatabaseAway, LostPartition, Position
 from consumers.store import TRANSIENT
@@ -127,6 +127,7 @@ class Loop:
                 logs = await self._logs(held)
                 now = self._clock()
                 stored = await self._offsets.open(logs, now)
+                anew: dict[Partition, tuple[Stored, Log]] = {}
                 for place, row in stored.items():
                     opening = decide(row, logs[place])
                     position = row.position
@@ -136,10 +137,12 @@ class Loop:
                         continue
                     if opening.action == "anew":
                         logger.warning("%s[%d] starts anew: %s", *place, opening.reason)
-                        position = await self._offsets.start_anew(row, logs[place], now)
-                    else:
-                        await self._offsets.identify(position, logs[place], now)
+                        anew[place] = row, logs[place]
+                        continue
+                    await self._offsets.identify(position, logs[place], now)
                     self._start(position, logs[place], check=opening.check)
+                for position in await self._offsets.start_anew(anew, now):
+                    self._start(position, logs[position.place], check=False)
             except (BrokerUnavailable, *TRANSIENT) as error:
                 logger.warning("partitions not opened: %r", error)
                 return False

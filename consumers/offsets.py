@@ -3,7 +3,8 @@
 The positions live in Postgres. On assignment the stored ones are compared with what the broker has: another cluster or
 topic, a log that is shorter than what was applied, or that no longer reaches back to it, stops the partition. So does
 another record at the place of the last applied one. A stopped partition is never skipped ahead: it is paused, said
-loudly, and waits for somebody to decide (``start_anew``).
+loudly, and waits for somebody to decide. Only a volatile log is begun anew by itself (``start_anew``), and the time
+since it was last known to be complete is noted as a gap.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from consumers.store import raw_connection
 VOLATILE: Final = "volatile:"
 """Prefix of the cluster id of a broker whose log does not outlive it."""
 
+RESENT: Final = "resent:"
+"""Begins the incarnation of a volatile broker of which somebody promises that whatever happened since the last one was
+complete is sent again, before we read (the demo does): then the gap is born refilled."""
+
 CREATE: Final = """
 INSERT INTO stream_offsets (group_id, topic, partition, next_offset, cluster_id, topic_id, updated_at)
 SELECT $1, u.*, $6 FROM unnest($2::text[], $3::int[], $4::bigint[], $5::text[], $7::text[])
@@ -38,6 +43,15 @@ ANEW: Final = """
 UPDATE stream_offsets SET next_offset = $4, epoch = epoch + 1, cluster_id = $5, topic_id = $6, last_offset = NULL,
     last_timestamp_ms = NULL, last_crc = NULL, stopped_reason = NULL, updated_at = $7
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $8
+RETURNING coalesce(complete_through, (SELECT o.updated_at FROM stream_offsets o
+    WHERE o.group_id = $1 AND o.topic = $2 AND o.partition = $3)) AS known_until
+"""
+UNOBSERVED: Final = """
+INSERT INTO gaps (source, from_at, until_at, state, reason, noticed_at, closed_at)
+VALUES (NULL, $1, $2, $3, $4, $2, $2)
+"""
+EVERYONE: Final = """
+INSERT INTO touched (everyone_since, created_at) VALUES ('epoch', $1)
 """
 IDENTIFY: Final = """
 UPDATE stream_offsets SET cluster_id = coalesce(cluster_id, $4::text), topic_id = coalesce(topic_id, $5::text),
@@ -142,14 +156,30 @@ class Offsets:
             rows = await connection.fetch(READ, self._group, *zip(*partitions, strict=True))
         return {(row["topic"], row["partition"]): _stored(row) for row in rows}
 
-    async def start_anew(self, stored: Stored, log: Log, now: datetime) -> Position:
-        """Begins at the start of the log that is there now. The new epoch fences whatever is still in flight."""
-        p = stored.position
-        async with raw_connection(self._engine) as connection:
-            await connection.execute(
-                ANEW, self._group, p.topic, p.partition, log.start, log.cluster_id, log.topic_id, now, p.epoch
-            )
-        return Position(topic=p.topic, partition=p.partition, next_offset=log.start, epoch=p.epoch + 1)
+    async def start_anew(self, begun: Mapping[Partition, tuple[Stored, Log]], now: datetime) -> list[Position]:
+        """Begins at the start of the logs that are there now. The new epoch fences whatever is still in flight.
+
+        What the old logs held unread is gone, and until now nobody could hear: that time is a gap for every source,
+        and everybody's silence gets a new look.
+        """
+        positions: list[Position] = []
+        unheard: list[tuple[datetime, bool]] = []
+        if not begun:
+            return positions
+        async with raw_connection(self._engine) as connection, connection.transaction():
+            for place in sorted(begun):
+                p, log = begun[place][0].position, begun[place][1]
+                known_until = await connection.fetchval(
+                    ANEW, self._group, p.topic, p.partition, log.start, log.cluster_id, log.topic_id, now, p.epoch
+                )
+                if known_until is not None:  # else another consumer was first
+                    unheard.append((known_until, (log.cluster_id or "").startswith(VOLATILE + RESENT)))
+                positions.append(
+                    Position(topic=p.topic, partition=p.partition, next_offset=log.start, epoch=p.epoch + 1)
+                )
+            if unheard:
+                await _note_gap(connection, min(at for at, _ in unheard), now, all(resent for _, resent in unheard))
+        return positions
 
     async def identify(self, position: Position, log: Log, now: datetime) -> None:
         """Notes the ids of the log where none were known, and that the partition is no longer stopped."""
@@ -170,6 +200,14 @@ class Offsets:
         topics, partitions, offsets, times, epochs = zip(*rows, strict=True)
         async with raw_connection(self._engine) as connection:
             await connection.execute(BEAT, self._group, topics, partitions, offsets, times, now, epochs)
+
+
+async def _note_gap(connection: Any, known_until: datetime, now: datetime, resent: bool) -> None:
+    reason = "the broker's volatile log began anew; " + ("what it held was sent again" if resent else "unread is lost")
+    state = "refilled" if resent else "lost"
+    await connection.execute(UNOBSERVED, min(known_until, now), now, state, reason)
+    if not resent:
+        await connection.execute(EVERYONE, now)
 
 
 def _stored(row: Any) -> Stored:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import httpx2
@@ -27,6 +27,8 @@ from service.demo.state import State
 MAX_UNREAD_BYTES: Final = 384 * 1024
 """Of the history, per partition: far below the 5 MiB that the embedded broker keeps, and little enough that live
 events, which queue behind it, are read within seconds."""
+UNREAD: Final = timedelta(minutes=1)
+"""A little further back than the door had acknowledged: what the roles had not read when the demo was killed."""
 SEND_SECONDS: Final = 30.0
 ASK_SECONDS: Final = 0.5
 
@@ -74,7 +76,8 @@ async def catch_up(bootstrap: str, company: Company, state: State, now: datetime
     if state.covered_until is None:
         return
     with show.step("What happened while the demo was off:") as more:
-        events = await asyncio.to_thread(stories.live, company, state.covered_until, now)
+        since = max(state.covered_until - UNREAD, company.anchor)
+        events = await asyncio.to_thread(stories.live, company, since, now)
         producer = Producer(bootstrap, client_id="kizashi-demo", timeout_seconds=SEND_SECONDS)
         try:
             await producer.send_in_order(state.topic, [(e.account_id.encode(), encode(e)) for e in events])

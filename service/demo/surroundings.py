@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from consumers.offsets import RESENT
 from service.demo.people import OWN_CHANNELS, webhook_variable
 from service.demo.servers import PARTITIONS, Broker, Inbox
 from service.demo.state import Secrets, State
@@ -42,7 +43,8 @@ def role_environment(
     }
     environment = {f"KIZASHI_{name}": value for name, value in values.items()}
     if broker.incarnation is not None:
-        environment["KIZASHI_BROKER_INCARNATION"] = broker.incarnation
+        # feeding.catch_up sends what the old log may have held, and what happened since, before the roles look.
+        environment["KIZASHI_BROKER_INCARNATION"] = f"{RESENT}{broker.incarnation}"
     for person_id in OWN_CHANNELS:
         environment[webhook_variable(person_id)] = inbox.slack_url(person_id)
     return environment

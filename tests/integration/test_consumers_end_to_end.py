@@ -7,17 +7,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumers import progress
 from consumers.broker import Producer
 from consumers.events import Event, Login, Payment, Ticket, Usage, encode
 from consumers.loop import Pace, Status
+from consumers.offsets import RESENT
 from consumers.run import Options, run_consumer
 from consumers.tables import dead_letters, stream_offsets
 from embedded.broker import EmbeddedBroker
-from health.tables import account_months, accounts, features, records, touched
+from health.tables import account_months, accounts, features, gaps, records, touched
 from service.clock import utc_now
 from tests.conftest import AnyBroker
 
@@ -185,20 +186,35 @@ async def test_a_truncated_or_recreated_topic_stops_the_partition(
     assert all("made anew" in reason for reason in reasons if reason is not None)
 
 
-async def test_a_volatile_log_that_is_gone_starts_anew(broker: EmbeddedBroker, topic: str, engine: AsyncEngine) -> None:
+@pytest.mark.parametrize(("resent", "state"), [("", "lost"), (RESENT, "refilled")])
+async def test_a_volatile_log_that_is_gone_starts_anew_and_leaves_a_gap(
+    resent: str, state: str, broker: EmbeddedBroker, topic: str, engine: AsyncEngine
+) -> None:
     at = utc_now() - timedelta(hours=1)
     await produce(broker, topic, some_events(50, at))
     total = select(func.sum(accounts.c.events))
-    async with consuming(engine, options(broker, topic, broker_incarnation="one")) as task:
+    complete = select(func.count(stream_offsets.c.complete_through))
+    async with consuming(engine, options(broker, topic, broker_incarnation=f"{resent}one")) as task:
         await until(engine, total, 50, task)
+        await until(engine, complete, 4, task)
     broker.delete_topic(topic)
     broker.create_topic(topic, 4)
+    async with engine.begin() as connection:
+        known_until = (await connection.execute(select(func.min(stream_offsets.c.complete_through)))).scalar_one()
+        await connection.execute(delete(touched))
     await produce(broker, topic, some_events(70, at))  # 50 of them were applied before
-    async with consuming(engine, options(broker, topic, broker_incarnation="two")) as task:
+    began = utc_now()
+    async with consuming(engine, options(broker, topic, broker_incarnation=f"{resent}two")) as task:
         await until(engine, total, 70, task)
     async with engine.connect() as connection:
         epochs = (await connection.execute(select(stream_offsets.c.epoch, stream_offsets.c.cluster_id))).all()
-    assert {tuple(row) for row in epochs} == {(1, "volatile:two")}
+        gap = (await connection.execute(select(gaps))).one()
+        everyone = select(func.count()).select_from(touched).where(touched.c.everyone_since.is_not(None))
+        looked_again = (await connection.execute(everyone)).scalar_one()
+    assert {tuple(row) for row in epochs} == {(1, f"volatile:{resent}two")}
+    assert (gap.source, gap.from_at, gap.state) == (None, known_until, state)
+    assert began < gap.until_at < utc_now()
+    assert looked_again == (state == "lost")
 
 
 async def test_two_consumers_share_the_partitions_and_one_takes_over(
