@@ -206,8 +206,8 @@ junk = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=8), st.just("x" * 300), st.lists(st.integers(), max_size=1),
     st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), st.integers() | st.just([0]), max_size=2),
     st.sampled_from(("2026-05-01", "2026-02-30", "1850-01-01", "2026-05-01T09:30:00Z", "2026-05-01t09:30:00.5-0330",
-                     "2026-05-01T24:00:00Z", "2300-01-01T00:00:00Z", "2026-05-01T09:30:00Z\n", "USD", "usd", "open", ".",
-                     "..", "...")),
+                     "2026-05-01T24:00:00Z", "2300-01-01T00:00:00Z", "2026-05-01T09:30:00Z\n", "USD", "usd", "open",
+                     ".", "..", "...")),
 )  # fmt: skip
 
 
