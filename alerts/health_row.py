@@ -16,7 +16,7 @@ from health.instants import NEVER, from_us
 from health.scorecards import mrr_at_risk
 
 if TYPE_CHECKING:
-    from alerts.evaluation import Batch
+    from alerts.observing import Batch
 
 _COLUMNS = {
     "name": "text",

@@ -22,7 +22,7 @@ from health.instants import NEVER, from_us
 
 if TYPE_CHECKING:
     from alerts.episodes import Change
-    from alerts.evaluation import Batch
+    from alerts.observing import Batch
 
 log = structlog.get_logger("kizashi.evaluator")
 

@@ -1,0 +1,236 @@
+"""What an evaluation saw: which rules hold for which accounts of a batch, since when, and what a late event disproves.
+
+Pure; ``alerts/evaluation.py`` reads the batch and carries out what follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alerts import since
+from alerts.episodes import Episode, Observation
+from alerts.rules import Rule, evaluate_all
+from health import signals
+from health.columns import Facts
+from health.instants import from_us
+from health.scorecards import Scores
+from health.signals import SignalTable
+
+if TYPE_CHECKING:
+    from alerts.context import Context
+
+GONE = frozenset({"ended", "paused"})
+"""Statuses in which an account leaves every rule that does not ask for the status itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountRow:
+    """Of the account and its health row, what is not among the signals."""
+
+    version: int
+    last_event_at: datetime | None
+    last_activity_at: datetime | None
+    last_login_at: datetime | None
+    imported_until: datetime | None
+    evaluated_at: datetime | None
+    waiting_since: datetime | None
+    import_seen: datetime | None
+    scorecard: str | None
+    band: str | None
+    news: bool
+    """Whether facts have come since the last evaluation, rather than time alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Everything known of a batch at one instant. Arrays and lists are in the order of ``facts.account_ids``."""
+
+    now: datetime
+    context: Context
+    facts: Facts
+    rows: Sequence[AccountRow]
+    table: SignalTable
+    scores: Scores
+    oldest_event_at: datetime | None
+
+    def signals_of(self, place: int) -> dict[str, Any]:
+        return self.table.row(place)
+
+
+def judge(batch: Batch) -> npt.NDArray[np.float64]:
+    """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave; while data is held, absence is not believed."""
+    rules = batch.context.rulebook.rules
+    columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
+    verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(
+        len(rules), len(batch.facts)
+    )
+    gone = np.array([status in GONE for status in batch.facts.texts["status"]], dtype=np.bool_)
+    held = batch.context.observed.held_since(batch.now) is not None
+    for place, rule in enumerate(rules):
+        if not rule.names_status:
+            verdicts[place, gone] = 0.0
+        if rule.absence and held:
+            verdicts[place, verdicts[place] == 1.0] = np.nan
+    return verdicts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dated:
+    """The facts of the accounts whose episodes need a date, with the history of their attributes."""
+
+    facts: Facts | None
+    row_of: Mapping[int, int]
+
+
+def observe_all(
+    batch: Batch,
+    verdicts: npt.NDArray[np.float64],
+    episodes: Mapping[tuple[str, str], Episode],
+    dated: Dated,
+) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
+    """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
+    result = []
+    for number, rule in enumerate(batch.context.rulebook.rules):
+        known = {
+            place: episode
+            for place, account_id in enumerate(batch.facts.account_ids)
+            if (episode := episodes.get((rule.id, account_id))) is not None
+        }
+        holding = np.flatnonzero(verdicts[number] == 1.0).tolist()
+        undated = [place for place in holding if needs_date(batch.rows[place], rule, known.get(place))]
+        began = _since(batch, rule, undated, known, dated)
+        denied = _disproved(batch, rule, [p for p in known if verdicts[number, p] == 0.0], known, dated)
+        seen = [
+            (place, _observe(batch, rule, place, verdicts[number, place], began, known.get(place), place in denied))
+            for place in sorted(set(holding) | set(known))
+        ]
+        result.append((rule, seen))
+    return result
+
+
+def needs_date(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
+    """New episodes need a date; an open silence a new one when an event shows that the present stretch began later."""
+    if episode is None:
+        return True
+    if not episode.open:
+        return episode.cleared_at is not None
+    return row.news and rule.absence and not since.scored(rule)
+
+
+def _observe(
+    batch: Batch,
+    rule: Rule,
+    place: int,
+    verdict: float,
+    began: Mapping[int, datetime],
+    episode: Episode | None,
+    denied: bool,
+) -> Observation:
+    if math.isnan(verdict):
+        return Observation(holds=None, reason="unknown")
+    row = batch.signals_of(place)
+    if verdict == 0.0:
+        status = batch.facts.texts["status"][place]
+        if not rule.names_status and status in GONE:
+            left = {"code": "account_gone", "status": status}
+            return Observation(holds=False, reason=f"the account is {status}", data=left)
+        return Observation(holds=False, reason=_because(rule, row), disproved=denied, data=_behind(rule, row))
+    starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
+    if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):
+        starts.append(batch.now)
+    return Observation(
+        holds=True,
+        reason=_because(rule, row),
+        data=_behind(rule, row),
+        severity=rule.severity_for(row),
+        since=began.get(place, episode.since if episode else batch.now),
+        live_from=max((start for start in starts if start is not None), default=None),
+    )
+
+
+def _because(rule: Rule, row: Mapping[str, Any]) -> str:
+    """The signals behind a verdict, for the transition's reason: ``days_since_login = 14``."""
+    return ", ".join(f"{ref} = {_shown(row.get(str(ref)))}" for ref in sorted(rule.when.refs, key=str))
+
+
+def _behind(rule: Rule, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as data, to be worded in the reader's language."""
+    return {"signals": {str(ref): row.get(str(ref)) for ref in sorted(rule.when.refs, key=str)}}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _since(
+    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
+) -> dict[int, datetime]:
+    if not places:
+        return {}
+    if not since.scored(rule):
+        assert dated.facts is not None
+        rows = [dated.row_of[place] for place in places]
+        false_at = [_seen_false_at(batch.rows[place], known.get(place)) for place in places]
+        began = since.began(rule, dated.facts, rows, false_at, batch.context.observed, batch.now)
+        return dict(zip(places, began, strict=True))
+    return {place: _since_scored(batch, rule, place) for place in places}
+
+
+def _seen_false_at(row: AccountRow, episode: Episode | None) -> datetime | None:
+    """When the rule was last seen false. What was seen amid an import says nothing: half of the facts were missing."""
+    if episode is None or episode.cleared_at is None:
+        return None
+    amid_import = row.imported_until is not None and episode.cleared_at <= row.imported_until
+    return None if amid_import else episode.cleared_at
+
+
+def _comparable(batch: Batch, rule: Rule, place: int) -> bool:
+    """Whether the last evaluation would have shown it: same scorecard, the rule live, the account's import where it
+    is.
+    """
+    row, live = batch.rows[place], batch.context.activated_at.get(rule.id)
+    return (
+        row.evaluated_at is not None
+        and row.scorecard == batch.scores.scorecard[place]
+        and (live is None or live <= row.evaluated_at)
+        and row.import_seen == row.imported_until
+    )
+
+
+def _since_scored(batch: Batch, rule: Rule, place: int) -> datetime:
+    row = batch.rows[place]
+    last_step = None
+    if row.evaluated_at is not None and row.evaluated_at < batch.now:
+        one = batch.facts.take(np.array([place], dtype=np.int64))
+        steps = signals.steps(one, batch.context.refs, row.evaluated_at, batch.now, batch.context.observed)[0]
+        passed = steps[~np.isnat(steps)]
+        last_step = from_us(int(passed[-1].astype(np.int64))) if len(passed) else None
+    comparable = _comparable(batch, rule, place)
+    return since.of_scored(row.last_event_at, row.evaluated_at, last_step, batch.now, comparable=comparable)
+
+
+def deniable(row: AccountRow, rule: Rule, episode: Episode) -> bool:
+    return episode.open and row.news and rule.absence and not since.scored(rule)
+
+
+def _disproved(
+    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
+) -> frozenset[int]:
+    """Open absence alerts that an event which arrived late shows never to have been true."""
+    places_at_issue = [place for place in places if deniable(batch.rows[place], rule, known[place])]
+    if not places_at_issue:
+        return frozenset()
+    assert dated.facts is not None
+    rows = [dated.row_of[place] for place in places_at_issue]
+    opened_at = [known[place].opened_at for place in places_at_issue]
+    denied = since.disproved(rule, dated.facts, rows, opened_at, batch.context.observed)
+    return frozenset(place for place, is_denied in zip(places_at_issue, denied, strict=True) if is_denied)
