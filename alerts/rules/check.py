@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from alerts.rules.document import FileProblem, RulebookError
+from alerts.rules.document import RulebookError
 from alerts.rules.loader import load
 from alerts.rules.model import Expected, Place, Rule, RuleBook, RuleCase, render_reason
 from health.catalogue import Signal
+from health.yamlfile import FileProblem
 
 OUTCOMES: Mapping[bool | None, Expected] = {True: "fires", False: "silent", None: "unknown"}
 

@@ -7,11 +7,13 @@ repeated key silently replace the first. Anchors and aliases are refused: a smal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from health.yamlfile import FileError, FileProblem
 
 MAX_FILE_CHARACTERS = 1_000_000
 ALIASES = "anchors and aliases are not taken; repeat the text"
@@ -22,27 +24,8 @@ Path = tuple[str | int, ...]
 """Keys and list places from the root of the file to a value."""
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class FileProblem:
-    """One fault of one file; lines and columns count from 1."""
-
-    file: str
-    line: int
-    column: int
-    problem: str
-    nearest: str | None = None
-
-    def __str__(self) -> str:
-        hint = f" (did you mean {self.nearest}?)" if self.nearest else ""
-        return f"{self.file}:{self.line}:{self.column}: {self.problem}{hint}"
-
-
-class RulebookError(Exception):
+class RulebookError(FileError):
     """A set of files that is refused as a whole; ``problems`` has every fault, ``str()`` a line for each."""
-
-    def __init__(self, problems: Iterable[FileProblem]) -> None:
-        self.problems: tuple[FileProblem, ...] = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column)))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alerts.rules.document import Document, FileProblem, RulebookError, parse
+from alerts.rules.document import Document, RulebookError, parse
 from alerts.rules.document import Path as YamlPath
 from alerts.rules.expression import Compiled, Problem, compile_expression
 from alerts.rules.model import (
@@ -32,6 +32,7 @@ from alerts.rules.reasons import Template, TemplateProblem, parse_template
 from alerts.rules.routes import Routes, RoutesFile, SeverityChannels, routes_of
 from alerts.rules.validation import keys_of, validate, without_leading_space
 from health.catalogue import Signal, SignalRef
+from health.yamlfile import FileProblem
 
 ROUTES_FILE = "routes.yaml"
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from alerts.rules.document import Document, FileProblem, Path, RulebookError
+from alerts.rules.document import Document, Path, RulebookError
+from health.yamlfile import FileProblem
 
 M = TypeVar("M", bound=BaseModel)
 
