@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.broker import Producer
+from consumers.intake import Intake
 from service.auth import KeyRing
 from service.clock import Clock, utc_now
 from service.db import make_engine, revisions
@@ -47,6 +48,7 @@ class Deps:
     door: AsyncEngine = field(init=False)
     """A few connections for keys and probes alone: neither may queue behind the readers."""
     keys: KeyRing = field(init=False)
+    intake: Intake = field(init=False)
     metrics_peers: dict[str, str] = field(init=False)
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _writes: set[asyncio.Task[Any]] = field(init=False, repr=False, default_factory=set)
@@ -59,6 +61,7 @@ class Deps:
             application_name="kizashi-api-door",
         )
         self.keys = KeyRing(self.door, self.clock)
+        self.intake = Intake(self.producer, self.engine, topic=self.topic)
         self.metrics_peers = parse_peers(self.settings.metrics_peers)
         self._slots = asyncio.Semaphore(self.settings.database_pool_size)
 

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from consumers.door_metrics import EVENTS_ACCEPTED, EVENTS_REFUSED, EVENTS_UNACKNOWLEDGED
 from service.role_server import Probe, Report, RoleServer, serve_role_metrics
 
 __all__ = [
@@ -58,13 +59,6 @@ HTTP_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 HTTP_IN_PROGRESS = Gauge("kizashi_http_requests_in_progress", "Requests being answered")
-EVENTS_ACCEPTED = Counter(
-    "kizashi_events_accepted_total", "Events taken over HTTP and acknowledged by the broker, by kind", ["kind"]
-)
-EVENTS_REFUSED = Counter("kizashi_events_refused_total", "Events refused, by door and reason", ["door", "reason"])
-EVENTS_UNACKNOWLEDGED = Counter(
-    "kizashi_events_unacknowledged_total", "Events sent over HTTP that the broker did not acknowledge in time"
-)
 DATA_HELD = Gauge("kizashi_data_held", "1 while absence alerts wait because data is incomplete")
 ROLE_UP = "kizashi_role_up"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,13 +11,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from consumers.broker import BrokerError, BrokerUnavailable, RecordTooLarge
-from consumers.events import DEFAULT_SOURCE, BadEvent, Event, bad, encode
+from consumers.broker import BrokerError
+from consumers.events import BadEvent, Event, bad
 from consumers.formats.canonical import Limits, split
+from consumers.formats.items import Item
+from consumers.intake import Taken
 from service import metrics
 from service.api.common import IngestKey, answer, deps_of
 from service.api.schemas import PROBLEM_REF, REF, answers
-from service.auth import Key
 from service.deps import Deps
 from service.errors import MEDIA_TYPE, RETRY_SECONDS, FieldProblem, Problem, bad_field
 
@@ -27,9 +27,6 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 MEDIA_TYPES = frozenset(
     {"application/json", "application/x-ndjson", "application/ndjson", "application/jsonl", "text/plain"}
 )
-CHUNK_EVENTS = 100
-"""Events given to the broker at once; what becomes of them is known together."""
-
 EXAMPLE = {
     "kind": "login",
     "event_id": "5b1f0c2e-login-1",
@@ -55,9 +52,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     unacknowledged: int
     results: list[ItemResult]
-
-
-ItemStatus = Literal["accepted", "refused", "unacknowledged"]
 
 
 def _described() -> dict[str, object]:
@@ -97,14 +91,15 @@ async def post_events(request: Request, key: IngestKey, deps: Annotated[Deps, De
         raise Problem(415, "unsupported-type", f"send events as one of {', '.join(sorted(MEDIA_TYPES))}")
     raw = await request.body()
     now = deps.clock()
-    verdicts = _verdicts(raw, key, deps, now)
-    taken = [(place, event) for place, event in enumerate(verdicts) if not isinstance(event, BadEvent)]
-    statuses = await deps.shielded(_produce(deps, [event for _, event in taken]))
-    outcome = {place: status for (place, _), status in zip(taken, statuses, strict=True)}
-    return _answer(verdicts, outcome)
+    items = _items(raw, deps, now)
+    try:
+        taken = await deps.shielded(deps.intake.take(items, source=key.name, now=now))
+    except BrokerError as error:
+        raise Problem(503, "unavailable", str(error), headers={"Retry-After": str(RETRY_SECONDS)}) from error
+    return _answer(taken)
 
 
-def _verdicts(raw: bytes, key: Key, deps: Deps, now: datetime) -> list[Event | BadEvent]:
+def _items(raw: bytes, deps: Deps, now: datetime) -> list[Item]:
     settings = deps.settings
     limits = Limits(
         event_max_bytes=settings.event_max_bytes,
@@ -119,51 +114,20 @@ def _verdicts(raw: bytes, key: Key, deps: Deps, now: datetime) -> list[Event | B
         raise Problem(status, error.reason.replace("_", "-"), str(error), errors=_fields(error)) from None
     if not items:
         raise bad_field("body", "holds no event", "send at least one")
-    verdicts = [verdict if isinstance(verdict, BadEvent) else _stamped(verdict, key, now) for _, verdict, _ in items]
-    for reason, count in Counter(verdict.reason for verdict in verdicts if isinstance(verdict, BadEvent)).items():
-        metrics.EVENTS_REFUSED.labels("http", reason).inc(count)
-    return verdicts
+    return [_item(verdict) for _, verdict, _ in items]
 
 
-def _stamped(event: Event, key: Key, now: datetime) -> Event | BadEvent:
-    if event.import_id is not None:
+def _item(verdict: Event | BadEvent) -> Item:
+    if isinstance(verdict, BadEvent):
+        return Item(error=verdict)
+    if verdict.import_id is not None:
         # Rows of an import are recognised by their order, which requests over HTTP do not keep.
-        return bad("import_id", "is for `kizashi backfill` alone", "leave import_id and import_row out")
-    source = key.name if event.source == DEFAULT_SOURCE else event.source
-    return msgspec.structs.replace(event, received_at=now, source=source)
+        return Item(error=bad("import_id", "is for `kizashi backfill` alone", "leave import_id and import_row out"))
+    return Item(event_id=verdict.event_id, events=(verdict,))
 
 
-async def _produce(deps: Deps, events: Sequence[Event]) -> list[ItemStatus]:
-    records = [(event.account_id.encode(), encode(event)) for event in events]
-    chunks = [records[start : start + CHUNK_EVENTS] for start in range(0, len(records), CHUNK_EVENTS)]
-    statuses = await asyncio.gather(*(_produce_chunk(deps, chunk) for chunk in chunks))
-    flat = [status for chunk in statuses for status in chunk]
-    for kind, count in Counter(
-        event.__struct_config__.tag for event, status in zip(events, flat, strict=True) if status == "accepted"
-    ).items():
-        metrics.EVENTS_ACCEPTED.labels(str(kind)).inc(count)
-    metrics.EVENTS_UNACKNOWLEDGED.inc(flat.count("unacknowledged"))
-    return flat
-
-
-async def _produce_chunk(deps: Deps, chunk: list[tuple[bytes, bytes]]) -> list[ItemStatus]:
-    try:
-        await deps.producer.send_many(deps.topic, [(key, value, ()) for key, value in chunk])
-    except RecordTooLarge:
-        if len(chunk) == 1:
-            return ["refused"]
-        # One of them is: the others must not wait for it for ever.
-        alone = await asyncio.gather(*(_produce_chunk(deps, [record]) for record in chunk))
-        return [status for statuses in alone for status in statuses]
-    except BrokerUnavailable:
-        return ["unacknowledged"] * len(chunk)
-    except BrokerError as error:
-        raise Problem(503, "unavailable", str(error), headers={"Retry-After": str(RETRY_SECONDS)}) from error
-    return ["accepted"] * len(chunk)
-
-
-def _answer(verdicts: Sequence[Event | BadEvent], outcome: dict[int, ItemStatus]) -> Response:
-    results = [_result(index, verdict, outcome.get(index, "refused")) for index, verdict in enumerate(verdicts)]
+def _answer(taken: Sequence[Taken]) -> Response:
+    results = [_result(index, each) for index, each in enumerate(taken)]
     counts = Counter(result.status for result in results)
     if counts["unacknowledged"] and not counts["accepted"]:
         raise Problem(
@@ -182,15 +146,13 @@ def _answer(verdicts: Sequence[Event | BadEvent], outcome: dict[int, ItemStatus]
     return answer(body, 202 if counts["accepted"] else 422, headers)
 
 
-def _result(index: int, verdict: Event | BadEvent, status: ItemStatus) -> ItemResult:
-    if isinstance(verdict, BadEvent):
-        return ItemResult(index=index, status="refused", event_id=None, errors=_fields(verdict))
-    errors = []
-    if status == "refused":
-        errors = [FieldProblem(field="", problem="is larger than the broker takes", remedy="send a smaller event")]
-    elif status == "unacknowledged":
-        errors = [FieldProblem(field="", problem="was not acknowledged in time", remedy="send it again as it is")]
-    return ItemResult(index=index, status=status, event_id=verdict.event_id, errors=errors)
+def _result(index: int, taken: Taken) -> ItemResult:
+    if taken.error is not None:
+        return ItemResult(index=index, status="refused", event_id=taken.event_id, errors=_fields(taken.error))
+    if taken.status == "unacknowledged":
+        late = FieldProblem(field="", problem="was not acknowledged in time", remedy="send it again as it is")
+        return ItemResult(index=index, status="unacknowledged", event_id=taken.event_id, errors=[late])
+    return ItemResult(index=index, status="accepted", event_id=taken.event_id, errors=[])
 
 
 def _fields(error: BadEvent) -> list[FieldProblem]:
