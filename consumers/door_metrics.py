@@ -12,8 +12,6 @@ EVENTS_ACCEPTED: Final = Counter(
 EVENTS_REFUSED: Final = Counter(
     "kizashi_events_refused_total", "Events refused, by door and reason", ["door", "reason"]
 )
-    "kizashi_events_refused_total", "Events refused, by door and reason", ["door", "reason"]
-)
 EVENTS_UNACKNOWLEDGED: Final = Counter(
     "kizashi_events_unacknowledged_total", "Events given to the broker that it did not acknowledge in time"
 )
