@@ -33,6 +33,9 @@ log = structlog.get_logger("kizashi.evaluator")
 Progress = Callable[[AsyncConnection], Awaitable[datetime | None]]
 """Through when every partition is applied; None when some partition has never said so."""
 
+OnRules = Callable[[AsyncConnection, str | None, str, datetime], Awaitable[None]]
+"""Told in the same transaction that another rulebook runs: version before, version now, when."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
@@ -67,6 +70,7 @@ class ContextSource:
         channels: Channels,
         public_url: str,
         progress: Progress,
+        on_rules: OnRules | None = None,
         every: timedelta = timedelta(seconds=2),
         guard_every: timedelta = timedelta(seconds=60),
     ) -> None:
@@ -75,6 +79,7 @@ class ContextSource:
         self._channels = channels
         self._public_url = public_url.rstrip("/")
         self._progress = progress
+        self._on_rules = on_rules
         self._every = every
         self._guard_every = guard_every
         self._watcher = RuleWatcher(rules_dir, SIGNALS)
@@ -150,6 +155,9 @@ class ContextSource:
         book = self._watcher.book
         content = {**book.content, "scorecard": self._cards.name}
         rule_versions = {rule.id: rule.version for rule in book.rules}
+        before = await newest_version(conn)
         self._activated_at, changed = await activate(conn, version, content, rule_versions, now)
+        if changed and self._on_rules is not None:
+            await self._on_rules(conn, before, version, now)
         if changed:
             await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))

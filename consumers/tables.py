@@ -79,5 +79,29 @@ dead_letters = Table(
     Column("reason", Text, nullable=False),  # bounded vocabulary: the metric's label
     Column("status", Text, nullable=False, server_default="open"),  # open | retried | discarded
     Column("created_at", TZ, nullable=False),
+    Column("closed_at", TZ),  # retried or discarded
+    Column("closed_by", Text),
+    Column("note", Text),  # why it was discarded, in its reader's words
+    Column("sent_value", LargeBinary),  # what was sent in its place; NULL: the value as it came
     UniqueConstraint("topic", "partition", "record_offset"),
+    Index("ix_dead_letters_open", "reason", postgresql_where=text("status = 'open'")),
+    Index("ix_dead_letters_closed", "closed_at", postgresql_where=text("status <> 'open'")),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("kind", Text, primary_key=True),  # account | user
+    Column("scope", LargeBinary, primary_key=True),  # hash of the account of a user; empty: in every account
+    Column("subject", LargeBinary, primary_key=True),  # hash of the account's or user's id, or of a user's e-mail
+    Column("erased_at", TZ, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    comment="Who was erased, as keyed hashes: what arrived before erased_at is never applied again",
+)
+
+tombstone_salt = Table(
+    "tombstone_salt",
+    metadata,
+    Column("salt", LargeBinary, primary_key=True),
+    comment="One row, made by the migration: the key of the hashes in tombstones",
 )

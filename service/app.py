@@ -18,7 +18,7 @@ from starlette.responses import Response
 from consumers.broker import BrokerError
 from consumers.events import json_schema
 from service import board
-from service.api import accounts, alerts, deliveries, events, keys, ops, people, reference, rules
+from service.api import accounts, alerts, audit, deliveries, events, keys, ops, people, reference, rules
 from service.api.schemas import openapi
 from service.deps import Deps
 from service.errors import as_problem, respond
@@ -50,6 +50,7 @@ TAGS = [
     {"name": "dead letters", "description": "Records that could not be read"},
     {"name": "people", "description": "Owners, managers, stand-ins"},
     {"name": "keys", "description": "API keys"},
+    {"name": "privacy", "description": "Erasing and handing out what is held on somebody, and who did what"},
     {"name": "rules and status", "description": "What is running and how far it has come"},
     {"name": "operations", "description": "For orchestrators and Prometheus"},
 ]
@@ -63,6 +64,7 @@ ROUTERS = (
     keys.router,
     rules.router,
     ops.router,
+    audit.router,
     reference.router,
 )
 

@@ -187,6 +187,11 @@ def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
     from alerts.context import ContextSource
     from alerts.routing import Channels
     from consumers import progress
+    from service import audit
+
+    async def note(conn: AsyncConnection, before: str | None, after: str, now: datetime) -> None:
+        detail = {"before": before}
+        await audit.note(conn, actor="evaluator", action="rules.changed", subject=after, detail=detail, now=now)
 
     async def through(conn: AsyncConnection) -> datetime | None:
         return (await progress.read(conn, settings.consumer_group, settings.events_topics)).complete_through
@@ -202,6 +207,7 @@ def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
         ),
         public_url=settings.public_url,
         progress=through,
+        on_rules=note,
     )
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import Field
 from starlette.responses import Response
 
-from service import auth
+from service import audit, auth
 from service.api.common import DepsDep, Instant, Strict, WriteKey, answer, body
 from service.api.schemas import answers, body_of, problems
 from service.errors import bad_field, not_found
@@ -60,7 +60,7 @@ def _view(key: auth.Key) -> KeyView:
     responses=answers(MadeKey, "Made; keep the key, it is not shown again", 408, 413, 415, status=201),
     openapi_extra=body_of(NewKey, {"name": "shop-backend", "scopes": ["ingest"]}),
 )
-async def make_key(deps: DepsDep, _: WriteKey, wish: Annotated[NewKey, Depends(body(NewKey))]) -> Response:
+async def make_key(deps: DepsDep, by: WriteKey, wish: Annotated[NewKey, Depends(body(NewKey))]) -> Response:
     """256 random bits; only a hash is kept. Two keys may have the same name, so that one can follow another."""
     now = deps.clock()
     if wish.expires_at is not None and wish.expires_at <= now:
@@ -71,6 +71,7 @@ async def make_key(deps: DepsDep, _: WriteKey, wish: Annotated[NewKey, Depends(b
             presented, key = await auth.create(
                 conn, name=wish.name, scopes=wish.scopes, expires_at=wish.expires_at, now=now
             )
+            await audit.key_created(conn, key, actor=f"key:{by.name}", now=now)
         return MadeKey(key=presented, details=_view(key))
 
     return answer(await deps.shielded(write()), 201)
@@ -91,13 +92,17 @@ async def list_keys(deps: DepsDep, _: WriteKey) -> Response:
     responses={204: {"description": "Revoked, here at once and in other processes within seconds"}, **problems(404)},
 )
 async def revoke_key(
-    deps: DepsDep, _: WriteKey, key_id: Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}$", description="Its `key_id`")]
+    deps: DepsDep, by: WriteKey, key_id: Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}$", description="Its `key_id`")]
 ) -> Response:
     """For ever: a revoked key stays in the list and never works again."""
 
     async def write() -> bool:
         async with deps.writing() as conn:
-            return await auth.revoke(conn, key_id, deps.clock())
+            now = deps.clock()
+            found = await auth.revoke(conn, key_id, now)
+            if found:
+                await audit.key_revoked(conn, key_id, actor=f"key:{by.name}", now=now)
+            return found
 
     if not await deps.shielded(write()):
         raise not_found("key", key_id)

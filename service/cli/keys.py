@@ -39,14 +39,16 @@ def create(
     ] = None,
 ) -> None:
     """Make a key. It is printed once, on standard output, and stored nowhere but as a hash."""
-    from service import auth
+    from service import audit, auth
     from service.clock import utc_now
 
     now = utc_now()
     expires_at = None if expires is None else now + _life(expires)
 
     async def make(conn: AsyncConnection) -> tuple[str, auth.Key]:
-        return await auth.create(conn, name=name, scopes=[s.value for s in scope], expires_at=expires_at, now=now)
+        made = await auth.create(conn, name=name, scopes=[s.value for s in scope], expires_at=expires_at, now=now)
+        await audit.key_created(conn, made[1], actor=audit.COMMAND, now=now)
+        return made
 
     try:
         presented, key = _run(make)
@@ -78,11 +80,15 @@ def list_() -> None:
 @app.command()
 def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `kizashi keys list` shows it.")]) -> None:
     """Make a key useless for ever; running services notice within seconds."""
-    from service import auth
+    from service import audit, auth
     from service.clock import utc_now
 
     async def end(conn: AsyncConnection) -> bool:
-        return await auth.revoke(conn, key_id, utc_now())
+        now = utc_now()
+        found = await auth.revoke(conn, key_id, now)
+        if found:
+            await audit.key_revoked(conn, key_id, actor=audit.COMMAND, now=now)
+        return found
 
     if not _run(end):
         typer.echo(f"There is no key {key_id}; `kizashi keys list` shows all.", err=True)
