@@ -7,6 +7,7 @@ trust, or raises ``BadEvent`` with all its faults. Whether the timestamp lies in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -43,6 +44,8 @@ MAX_EVENT_BYTES: Final = 32 * 1024
 
 _decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
+_WIDE: Final = frozenset({Custom, Identify, Group})
+"""Kinds with fields of any number; the others are short by the bounds of their fields."""
 
 
 def decode(raw: bytes, max_bytes: int = MAX_EVENT_BYTES) -> Event:
@@ -59,6 +62,25 @@ def decode(raw: bytes, max_bytes: int = MAX_EVENT_BYTES) -> Event:
     problems = tuple(faults(event))
     if problems:
         raise BadEvent(problems, "bad_value")
+    return event
+
+
+def made(fields: Mapping[str, object], max_bytes: int = MAX_EVENT_BYTES) -> Event:
+    """The event of these fields (``kind`` among them, times as ``datetime`` or text), checked as by ``decode``.
+
+    For what was translated from another format. Raises BadEvent.
+    """
+    try:
+        event: Event = msgspec.convert(fields, Event)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _explained(fields, error) from None
+    if _plainly_good(event):
+        return event
+    problems = tuple(faults(event))
+    if problems:
+        raise BadEvent(problems, "bad_value")
+    if type(event) in _WIDE and len(encode(event)) > max_bytes:
+        raise bad("", "makes an event that is too long", f"keep to {max_bytes} bytes per event", "too_large")
     return event
 
 
@@ -132,6 +154,12 @@ def _why(raw: bytes, error: Exception) -> BadEvent:
         data = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as unread:
         return unreadable(unread)
+    return _explained(data, error)
+
+
+def _explained(data: object, error: Exception) -> BadEvent:
+    if isinstance(error, RecursionError):
+        return unreadable(error)
     return explain(data, KINDS) or bad("", str(error))
 
 
@@ -162,5 +190,5 @@ __all__ = [
     "DEFAULT_SOURCE", "KINDS", "MAX_EVENT_BYTES", "AccountTraits", "BadEvent", "Contact", "Custom", "Event",
     "EventBase", "Goal", "Group", "Identify", "Login", "Milestone", "Payment", "Problem", "Reason", "Session",
     "Subscription", "Survey", "Ticket", "Usage", "bad", "check_time", "decode", "encode", "json_schema",
-    "start_instant", "thousandths",
+    "made", "start_instant", "thousandths",
 ]  # fmt: skip

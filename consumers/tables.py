@@ -105,3 +105,31 @@ tombstone_salt = Table(
     Column("salt", LargeBinary, primary_key=True),
     comment="One row, made by the migration: the key of the hashes in tombstones",
 )
+
+user_accounts = Table(
+    "user_accounts",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("bound_at", TZ, nullable=False),  # event time; the last by (bound_at, event_id) holds
+    Column("event_id", Text, nullable=False),
+    Column("updated_at", TZ, nullable=False),
+    Index("ix_user_accounts_account", "account_id"),
+    comment="The account of each user that was tied to one; decides for events that name only the user",
+)
+
+waiting_events = Table(
+    "waiting_events",
+    metadata,
+    Column("waiting_id", BigInteger, Identity(), primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("account_id", Text),  # decided in the transaction that ties the user; then produced, then deleted
+    Column("event", LargeBinary, nullable=False),  # canonical JSON, its account_id empty
+    Column("created_at", TZ, nullable=False),
+    UniqueConstraint("user_id", "source", "event_id"),
+    Index("ix_waiting_events_decided", "waiting_id", postgresql_where=text("account_id IS NOT NULL")),
+    Index("ix_waiting_events_created", "created_at"),
+    comment="Events whose user is known and whose account is not yet",
+)

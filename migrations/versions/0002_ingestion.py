@@ -16,10 +16,12 @@ def upgrade() -> None:
     """One function a matter, called here in order."""
     _dead_letters()
     _privacy()
+    _waiting()
 
 
 def downgrade() -> None:
     """In the opposite order."""
+    _without_waiting()
     _without_dead_letters()
     _without_privacy()
 
@@ -120,3 +122,42 @@ def _without_dead_letters() -> None:
         op.drop_index(index, "dead_letters")
     for column in ("sent_value", "note", "closed_by", "closed_at"):
         op.drop_column("dead_letters", column)
+
+
+def _waiting() -> None:
+    op.create_table(
+        "user_accounts",
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("bound_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_accounts")),
+        comment="The account of each user that was tied to one; decides for events that name only the user",
+    )
+    op.create_index("ix_user_accounts_account", "user_accounts", ["account_id"])
+    op.create_table(
+        "waiting_events",
+        sa.Column("waiting_id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("account_id", sa.Text(), nullable=True),
+        sa.Column("event", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("waiting_id", name=op.f("pk_waiting_events")),
+        sa.UniqueConstraint("user_id", "source", "event_id", name=op.f("uq_waiting_events_user_id_source_event_id")),
+        comment="Events whose user is known and whose account is not yet",
+    )
+    op.create_index(
+        "ix_waiting_events_decided",
+        "waiting_events",
+        ["waiting_id"],
+        postgresql_where=sa.text("account_id IS NOT NULL"),
+    )
+    op.create_index("ix_waiting_events_created", "waiting_events", ["created_at"])
+
+
+def _without_waiting() -> None:
+    op.drop_table("waiting_events")
+    op.drop_table("user_accounts")
