@@ -133,3 +133,34 @@ waiting_events = Table(
     Index("ix_waiting_events_created", "created_at"),
     comment="Events whose user is known and whose account is not yet",
 )
+
+archive_files = Table(
+    "archive_files",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("first_day", Date, nullable=False),  # of event time; the days of one file are one day or one month
+    Column("last_day", Date, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("first_account", Text(collation="C"), nullable=False),
+    Column("last_account", Text(collation="C"), nullable=False),
+    Column("created_at", TZ, nullable=False),
+    Column("replaced_at", TZ),  # set: no longer counts, and is deleted once nobody can be reading it
+    Index("ix_archive_files_days", "first_day", "last_day", postgresql_where=text("replaced_at IS NULL")),
+    Index("ix_archive_files_replaced", "replaced_at", postgresql_where=text("replaced_at IS NOT NULL")),
+    comment="The files of the archive that count; a file that no row names does not exist",
+)
+
+archive_partitions = Table(
+    "archive_partitions",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("cluster_id", Text),
+    Column("topic_id", Text),
+    Column("missing", Text),  # why not everything that the consumers applied is in the archive; NULL: everything is
+    comment="From where to where each partition is archived; moves with the offsets of the archive's group",
+)

@@ -16,6 +16,7 @@ def upgrade() -> None:
     """One function a matter, called here in order."""
     _dead_letters()
     _privacy()
+    _archive()
     _waiting()
 
 
@@ -23,6 +24,7 @@ def downgrade() -> None:
     """In the opposite order."""
     _without_waiting()
     _without_dead_letters()
+    _without_archive()
     _without_privacy()
 
 
@@ -161,3 +163,46 @@ def _waiting() -> None:
 def _without_waiting() -> None:
     op.drop_table("waiting_events")
     op.drop_table("user_accounts")
+
+
+def _archive() -> None:
+    op.create_table(
+        "archive_files",
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("first_day", sa.Date(), nullable=False),
+        sa.Column("last_day", sa.Date(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("first_account", sa.Text(collation="C"), nullable=False),
+        sa.Column("last_account", sa.Text(collation="C"), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("replaced_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("path", name=op.f("pk_archive_files")),
+        comment="The files of the archive that count; a file that no row names does not exist",
+    )
+    op.create_index(
+        "ix_archive_files_days", "archive_files", ["first_day", "last_day"],
+        postgresql_where=sa.text("replaced_at IS NULL"),
+    )  # fmt: skip
+    op.create_index(
+        "ix_archive_files_replaced", "archive_files", ["replaced_at"],
+        postgresql_where=sa.text("replaced_at IS NOT NULL"),
+    )  # fmt: skip
+    op.create_table(
+        "archive_partitions",
+        sa.Column("topic", sa.Text(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("first_offset", sa.BigInteger(), nullable=False),
+        sa.Column("next_offset", sa.BigInteger(), nullable=False),
+        sa.Column("cluster_id", sa.Text(), nullable=True),
+        sa.Column("topic_id", sa.Text(), nullable=True),
+        sa.Column("missing", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("topic", "partition", name=op.f("pk_archive_partitions")),
+        comment="From where to where each partition is archived; moves with the offsets of the archive's group",
+    )
+
+
+def _without_archive() -> None:
+    op.drop_table("archive_partitions")
+    op.drop_table("archive_files")
