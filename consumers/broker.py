@@ -38,7 +38,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from consumers.broker_metadata import read_topic_ids
+from consumers.broker_metadata import TopicMark, read_topic_marks
 
 Partition = tuple[str, int]
 Headers = Sequence[tuple[str, bytes]]
@@ -321,6 +321,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             group_instance_id=self._instance_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
+            # What an aborted transaction had written did not happen; and the ends of logs are those of what is decided.
+            isolation_level="read_committed",
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=self._session_timeout_ms,
             heartbeat_interval_ms=self._session_timeout_ms // HEARTBEATS_PER_SESSION,
@@ -465,10 +467,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """As in the broker's metadata; None when it tells none. Not to be trusted on the embedded broker."""
         return await read_cluster_id(self._bootstrap, timeout_seconds=self._timeout)
 
-    async def topic_ids(self) -> dict[str, str | None]:
-        """Id of each subscribed topic, new when a topic is made anew; None where the broker gives none."""
+    async def topic_marks(self) -> dict[str, TopicMark]:
+        """Of each subscribed topic its id, new when the topic is made anew, and its number of partitions."""
         async with _bounded(self._timeout, "topic ids"):
-            return await read_topic_ids(self._client._client, list(self._topics))
+            return await read_topic_marks(self._client._client, list(self._topics))
+
+    async def look_for_partitions(self) -> None:
+        """Learn now of partitions that were added: by itself the client looks every five minutes. A rebalance follows
+        when there are any. Raises BrokerUnavailable."""
+        async with _bounded(self._timeout, "metadata"):
+            await self._client._client.force_metadata_update()
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Called by aiokafka at the start of a rebalance."""

@@ -7,6 +7,7 @@ offset can be told to be of another log.
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -101,14 +102,26 @@ class _MetadataRequest(Request[_MetadataRequestV12]):  # type: ignore[misc]
         return request_struct_class([(NO_ID, topic, {}) for topic in self._topics], False, False, {})
 
 
-async def read_topic_ids(client: AIOKafkaClient, topics: list[str]) -> dict[str, str | None]:
-    """The id of each topic; None where the broker is too old to give one, or has no such topic."""
-    ids: dict[str, str | None] = dict.fromkeys(topics)
+class TopicMark(msgspec.Struct, frozen=True):
+    """What tells a topic from another of its name; None where the broker is too old to say, or has no such topic."""
+
+    id: str | None = None
+    partitions: int | None = None
+
+    def differs(self, other: "TopicMark") -> bool:
+        """Whether both say something, and not the same."""
+        pairs = ((self.id, other.id), (self.partitions, other.partitions))
+        return any(ours is not None and theirs is not None and ours != theirs for ours, theirs in pairs)
+
+
+async def read_topic_marks(client: AIOKafkaClient, topics: list[str]) -> dict[str, TopicMark]:
+    """One for each of ``topics``."""
+    marks = dict.fromkeys(topics, TopicMark())
     try:
         answer = cast("Any", await client.send(client.get_random_node(), _MetadataRequest(topics)))
     except (IncompatibleBrokerVersion, NotImplementedError):
-        return ids
-    for error_code, topic, topic_id, *_ in answer.topics:
-        if error_code == 0 and topic_id != NO_ID:
-            ids[topic] = str(topic_id)
-    return ids
+        return marks
+    for error_code, topic, topic_id, _, partitions, *_ in answer.topics:
+        if error_code == 0:
+            marks[topic] = TopicMark(str(topic_id) if topic_id != NO_ID else None, len(partitions))
+    return marks

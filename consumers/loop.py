@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from consumers import metrics
 from consumers.applier import Applied, Applier
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
-from consumers.offsets import VOLATILE, Log, Offsets, Stored, decide, mismatch
+from consumers.broker_metadata import TopicMark
+from consumers.offsets import VOLATILE, Log, Offsets, Opening, Stored, decide, mismatch
+from consumers.poison import Poison, PoisonLimits, places
 from consumers.reach import Reach
 from consumers.records import DatabaseAway, LostPartition, Position
 from consumers.store import TRANSIENT
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.2
 BEAT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
+TOPICS_SECONDS: Final = 10.0
+"""How often the topics themselves are looked at: made anew, or given more partitions."""
 NEVER: Final = -1
 
 
@@ -73,6 +77,7 @@ class Loop:
         pace: Pace,
         status: Status,
         incarnation: str | None = None,
+        poison: PoisonLimits | None = None,
     ) -> None:
         self._consumer = consumer
         self._applier = applier
@@ -81,14 +86,20 @@ class Loop:
         self._pace = pace
         self._status = status
         self._incarnation = incarnation
+        self._poison_limits = poison or PoisonLimits()
+        self._poison: dict[Partition, Poison] = {}
         self._generation = NEVER
         self._positions: dict[Partition, Position] = {}
+        self._stopped: dict[Partition, Position] = {}
+        self._unsaid: dict[Partition, str] = {}  # why a partition is to be stopped, while the database is away
+        self._topics: dict[str, TopicMark] = {}
         self._unchecked: set[Partition] = set()  # whose last applied record is still to be compared
         self._lag: dict[Partition, int] = {}
         self._reach: dict[Partition, Reach] = {}
         self._moved: dict[Partition, tuple[int, float]] = {}  # offset reached, and since when
         self._committed: dict[Partition, int] = {}
         self._next_beat = 0.0
+        self._next_look = 0.0  # at the topics
         self._rebalancing = False
 
     def on_revoked(self, _: frozenset[Partition]) -> None:
@@ -118,8 +129,10 @@ class Loop:
         generation = self._consumer.generation
         held = self._consumer.assignment
         metrics.forget([*self._positions, *self._status.stopped])
-        for state in (self._positions, self._lag, self._reach, self._moved, self._committed, self._status.stopped):
+        for state in (self._positions, self._lag, self._reach, self._moved, self._committed, self._status.stopped,
+                      self._stopped, self._poison):  # fmt: skip
             state.clear()
+        self._unsaid = {place: reason for place, reason in self._unsaid.items() if place in held}
         self._unchecked.clear()
         self._applier.forget()
         if held:
@@ -130,6 +143,8 @@ class Loop:
                 anew: dict[Partition, tuple[Stored, Log]] = {}
                 for place, row in stored.items():
                     opening = decide(row, logs[place])
+                    if place in self._unsaid:
+                        opening = Opening(action="stop", reason=self._unsaid[place])
                     position = row.position
                     if opening.action == "stop":
                         if not await self._stop(position, opening.reason):
@@ -153,11 +168,11 @@ class Loop:
     async def _logs(self, held: frozenset[Partition]) -> dict[Partition, Log]:
         starts = await self._consumer.beginning_offsets(held)
         ends = await self._consumer.end_offsets(held)
-        topic_ids = await self._consumer.topic_ids()
+        self._topics = await self._consumer.topic_marks()
         volatile = self._incarnation is not None
         cluster = f"{VOLATILE}{self._incarnation}" if volatile else await self._consumer.cluster_id()
         return {
-            place: Log(cluster_id=cluster, topic_id=topic_ids.get(place[0]), start=starts[place], end=ends[place])
+            place: Log(cluster_id=cluster, topic_id=self._topics[place[0]].id, start=starts[place], end=ends[place])
             for place in held
         }
 
@@ -180,13 +195,17 @@ class Loop:
         self._positions.pop(place, None)
         self._unchecked.discard(place)
         self._status.stopped[place] = reason
+        self._stopped[place] = position
+        self._poison.pop(place, None)
         metrics.STOPPED.labels(place[0], str(place[1])).set(1)
         try:
             await self._offsets.stop(position, reason, self._clock())
         except TRANSIENT as error:
             logger.warning("the stop is not noted yet: %r", error)
+            self._unsaid[place] = reason
             self._generation = NEVER
             return False
+        self._unsaid.pop(place, None)
         return True
 
     async def _gather(self) -> dict[Partition, list[Record]]:
@@ -255,7 +274,7 @@ class Loop:
                 await self._idle(RETRY_SECONDS)
                 continue
             else:
-                self._advance(applied)
+                await self._advance(polled, applied)
                 stored = True
             break
         if paused:
@@ -264,9 +283,24 @@ class Loop:
             self._moved.clear()
         return stored
 
-    def _advance(self, applied: Applied | None) -> None:
-        if applied is not None:
-            self._positions.update(applied.positions)
+    async def _advance(self, polled: Mapping[Partition, Sequence[Record]], applied: Applied | None) -> None:
+        """Stops the partitions that bring too many dead letters: what they had is stored, what follows waits."""
+        if applied is None:
+            return
+        bad: dict[Partition, set[int]] = {}
+        for letter in applied.dead_letters:
+            bad.setdefault((letter.record.topic, letter.record.partition), set()).add(letter.record.offset)
+        for place, after in applied.positions.items():
+            first = self._positions[place].next_offset
+            self._positions[place] = after
+            if place not in bad:
+                letters, count = [], len(polled[place])
+            else:
+                offsets = [record.offset for record in polled[place] if record.offset >= first]
+                letters, count = places(offsets, bad[place]), len(offsets)
+            seen = self._poison.setdefault(place, Poison(self._poison_limits))
+            if (reason := seen.saw(count, letters)) is not None:
+                await self._stop(after, reason)
 
     def _away(self, away: bool) -> None:
         self._status.database_away = away
@@ -282,18 +316,34 @@ class Loop:
     async def _beat(self) -> None:
         """Each second: lag, how far everything is complete, whether anything is stuck."""
         positions = dict(self._positions)
-        if not positions:
+        if not positions and not self._stopped:
             self._status.connected = True
             return
         asked_at = self._clock()
         try:
-            ends = await self._consumer.end_offsets(positions)
+            if await self._topics_changed():
+                return
+            ends = await self._consumer.end_offsets([*positions, *self._stopped])
         except BrokerUnavailable as error:
             logger.warning("lag not known: %s", error)
             self._status.connected = False
             self._moved.clear()
             return
         self._status.connected = True
+        for place, position in self._stopped.items():
+            metrics.LAG.labels(place[0], str(place[1])).set(max(ends[place] - position.next_offset, 0))
+        if shrunk := [place for place, position in positions.items() if ends[place] < position.next_offset]:
+            logger.error("the logs of %s end before what was applied of them: opening them anew", shrunk)
+            self._generation = NEVER
+            return
+        try:
+            positions = await self._step_over(positions, asked_at)
+            if self._stopped and await self._offsets.any_released(self._stopped):
+                self._generation = NEVER
+        except TRANSIENT as error:
+            logger.warning("progress not noted: %r", error)
+            self._moved.clear()
+            return
         through = []
         for place, position in positions.items():
             reached = self._reached(position)
@@ -311,6 +361,37 @@ class Loop:
             return
         self._watch(positions)
         await self._tell_kafka()
+
+    async def _step_over(self, positions: Mapping[Partition, Position], now: datetime) -> dict[Partition, Position]:
+        """Moves positions over the markers of transactions, so that whoever compares them with the end of the log, in
+        the database, sees that nothing is unread. Gives ``positions`` as they are then."""
+        over = {
+            place: (position, reached)
+            for place, position in positions.items()
+            if place not in self._unchecked and (reached := self._reached(position)) > position.next_offset
+        }
+        stepped = {
+            place: replace(position, next_offset=over[place][1])
+            for place in await self._offsets.step_over(over, now)
+            for position in (over[place][0],)
+        }
+        self._positions.update(stepped)
+        return {**positions, **stepped}
+
+    async def _topics_changed(self) -> bool:
+        """Now and then: whether a topic has been made anew under its name, which opens every partition anew, or has
+        more partitions, which joins the group anew."""
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + TOPICS_SECONDS
+        marks = await self._consumer.topic_marks()
+        changed = {topic: (was, marks[topic]) for topic, was in self._topics.items() if was.differs(marks[topic])}
+        for topic, (was, now) in changed.items():
+            logger.error("topic %s has changed (%s, was %s): opening its partitions anew", topic, now, was)
+            if now.partitions != was.partitions:
+                await self._consumer.look_for_partitions()
+            self._generation = NEVER
+        return bool(changed)
 
     def _watch(self, positions: Mapping[Partition, Position]) -> None:
         now = time.monotonic()

@@ -3,13 +3,16 @@
 The positions live in Postgres. On assignment the stored ones are compared with what the broker has: another cluster or
 topic, a log that is shorter than what was applied, or that no longer reaches back to it, stops the partition. So does
 another record at the place of the last applied one. A stopped partition is never skipped ahead: it is paused, said
-loudly, and waits for somebody to decide. Only a volatile log is begun anew by itself (``start_anew``), and the time
-since it was last known to be complete is noted as a gap.
+loudly, and waits for somebody to decide (``consumers/releasing.py``). Only a volatile log is begun anew by itself
+(``start_anew``). Either way the time since the partition was last known to be complete is noted as a gap.
+
+A stop over a log in doubt is judged anew whenever the partition is opened: it clears when the right log is back. One
+over poison stays until somebody releases it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -17,6 +20,7 @@ from typing import Any, Final, Literal
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumers.broker import Partition, Record
+from consumers.poison import POISON
 from consumers.records import Position, fingerprint
 from consumers.store import raw_connection
 
@@ -26,6 +30,8 @@ VOLATILE: Final = "volatile:"
 RESENT: Final = "resent:"
 """Begins the incarnation of a volatile broker of which somebody promises that whatever happened since the last one was
 complete is sent again, before we read (the demo does): then the gap is born refilled."""
+
+BEGAN_ANEW: Final = "the broker's volatile log began anew"
 
 CREATE: Final = """
 INSERT INTO stream_offsets (group_id, topic, partition, next_offset, cluster_id, topic_id, updated_at)
@@ -58,6 +64,23 @@ UPDATE stream_offsets SET cluster_id = coalesce(cluster_id, $4::text), topic_id 
     stopped_reason = NULL, updated_at = $6
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $7
     AND (cluster_id IS NULL OR (topic_id IS NULL AND $5::text IS NOT NULL) OR stopped_reason IS NOT NULL)
+"""
+RELEASE: Final = """
+UPDATE stream_offsets SET stopped_reason = NULL, updated_at = $4
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND epoch = $5 AND stopped_reason = $6
+RETURNING next_offset
+"""
+RELEASED: Final = """
+SELECT count(*) FROM stream_offsets o JOIN unnest($2::text[], $3::int[]) AS u(topic, partition)
+    ON o.topic = u.topic AND o.partition = u.partition WHERE o.group_id = $1 AND o.stopped_reason IS NULL
+"""
+STEP_OVER: Final = """
+UPDATE stream_offsets o SET next_offset = u.reached, updated_at = $6
+FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $7::bigint[])
+    AS u(topic, partition, next_offset, reached, epoch)
+WHERE o.group_id = $1 AND o.topic = u.topic AND o.partition = u.partition AND o.next_offset = u.next_offset
+    AND o.epoch = u.epoch AND o.stopped_reason IS NULL
+RETURNING o.topic, o.partition
 """
 STOP: Final = """
 UPDATE stream_offsets SET stopped_reason = $4, updated_at = $5
@@ -123,6 +146,8 @@ def decide(stored: Stored, log: Log) -> Opening:
         lost = log.start - position.next_offset
         reason = f"{position.next_offset} was next, but the log starts at {log.start}: {lost} offsets were lost unread"
         return Opening(action="stop", reason=reason)
+    if stored.stopped_reason is not None and stored.stopped_reason.startswith(POISON):
+        return Opening(action="stop", reason=stored.stopped_reason)
     check = position.last_offset is not None and position.last_offset >= log.start
     return Opening(action="read", check=check, reason="as stored")
 
@@ -156,11 +181,13 @@ class Offsets:
             rows = await connection.fetch(READ, self._group, *zip(*partitions, strict=True))
         return {(row["topic"], row["partition"]): _stored(row) for row in rows}
 
-    async def start_anew(self, begun: Mapping[Partition, tuple[Stored, Log]], now: datetime) -> list[Position]:
+    async def start_anew(
+        self, begun: Mapping[Partition, tuple[Stored, Log]], now: datetime, *, why: str = BEGAN_ANEW
+    ) -> list[Position]:
         """Begins at the start of the logs that are there now. The new epoch fences whatever is still in flight.
 
-        What the old logs held unread is gone, and until now nobody could hear: that time is a gap for every source,
-        and everybody's silence gets a new look.
+        What lay before that start is not read (any more), and until now nobody could hear: that time is a gap for
+        every source, and everybody's silence gets a new look. ``why`` is the gap's reason.
         """
         positions: list[Position] = []
         unheard: list[tuple[datetime, bool]] = []
@@ -178,7 +205,8 @@ class Offsets:
                     Position(topic=p.topic, partition=p.partition, next_offset=log.start, epoch=p.epoch + 1)
                 )
             if unheard:
-                await _note_gap(connection, min(at for at, _ in unheard), now, all(resent for _, resent in unheard))
+                known_until, resent = min(at for at, _ in unheard), all(resent for _, resent in unheard)
+                await _note_gap(connection, known_until, now, resent, why)
         return positions
 
     async def identify(self, position: Position, log: Log, now: datetime) -> None:
@@ -187,6 +215,28 @@ class Offsets:
             await connection.execute(
                 IDENTIFY, self._group, *position.place, log.cluster_id, log.topic_id, now, position.epoch
             )
+
+    async def release(self, position: Position, reason: str, now: datetime) -> bool:
+        """Lets a partition that was stopped for ``reason`` go on where it stands; False when that has changed."""
+        async with raw_connection(self._engine) as connection:
+            released = await connection.fetchval(RELEASE, self._group, *position.place, now, position.epoch, reason)
+        return released is not None
+
+    async def any_released(self, stopped: Iterable[Partition]) -> bool:
+        """Whether somebody has released one of them meanwhile."""
+        async with raw_connection(self._engine) as connection:
+            found: int = await connection.fetchval(RELEASED, self._group, *zip(*stopped, strict=True))
+        return found > 0
+
+    async def step_over(self, reached: Mapping[Partition, tuple[Position, int]], now: datetime) -> set[Partition]:
+        """Moves positions over what is no record and came after the last applied one; those that were moved."""
+        rows = sorted((p.topic, p.partition, p.next_offset, offset, p.epoch) for p, offset in reached.values())
+        if not rows:
+            return set()
+        topics, partitions, offsets, steps, epochs = zip(*rows, strict=True)
+        async with raw_connection(self._engine) as connection:
+            moved = await connection.fetch(STEP_OVER, self._group, topics, partitions, offsets, steps, now, epochs)
+        return {(row["topic"], row["partition"]) for row in moved}
 
     async def stop(self, position: Position, reason: str, now: datetime) -> None:
         async with raw_connection(self._engine) as connection:
@@ -202,8 +252,8 @@ class Offsets:
             await connection.execute(BEAT, self._group, topics, partitions, offsets, times, now, epochs)
 
 
-async def _note_gap(connection: Any, known_until: datetime, now: datetime, resent: bool) -> None:
-    reason = "the broker's volatile log began anew; " + ("what it held was sent again" if resent else "unread is lost")
+async def _note_gap(connection: Any, known_until: datetime, now: datetime, resent: bool, why: str) -> None:
+    reason = f"{why}; " + ("what it held was sent again" if resent else "unread is lost")
     state = "refilled" if resent else "lost"
     await connection.execute(UNOBSERVED, min(known_until, now), now, state, reason)
     if not resent:

@@ -19,6 +19,7 @@ from consumers.broker import SESSION_TIMEOUT_MS, BrokerUnavailable, Consumer, To
 from consumers.events import MAX_EVENT_BYTES
 from consumers.loop import Loop, Pace, Status
 from consumers.offsets import Offsets
+from consumers.poison import PoisonLimits
 from consumers.store import TRANSIENT
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Options:
     dedup_window_days: int = 14
     session_timeout_ms: int = SESSION_TIMEOUT_MS
     pace: Pace = field(default_factory=Pace)
+    poison: PoisonLimits = field(default_factory=PoisonLimits)
 
 
 async def run_consumer(
@@ -73,6 +75,7 @@ async def run_consumer(
         pace=options.pace,
         status=status,
         incarnation=options.broker_incarnation,
+        poison=options.poison,
     )
     if not await _connect(consumer, stop):
         return

@@ -348,10 +348,11 @@ async def test_an_offset_that_the_log_does_not_hold_is_said_and_stops_that_parti
 async def test_the_topic_and_its_cluster_can_be_told_apart(any_broker: AnyBroker, topic: str) -> None:
     consumer = await joined(any_broker, topic, offset=None)
     try:
-        ids = await consumer.topic_ids()
+        marks = await consumer.topic_marks()
         assert await consumer.partition_count(topic) == TOPIC_PARTITIONS
         assert await consumer.cluster_id() == await read_cluster_id(any_broker.bootstrap)
-        assert set(ids) == {topic}
+        assert set(marks) == {topic}
+        assert marks[topic].partitions in {TOPIC_PARTITIONS, None}
         with pytest.raises(TopicMissing):
             await consumer.partition_count("no.such.topic")
     finally:
@@ -364,7 +365,7 @@ async def test_a_topic_made_anew_has_another_id(any_broker: EmbeddedBroker | Emb
     for _ in range(2):
         any_broker.create_topic(name, TOPIC_PARTITIONS)
         consumer = await joined(any_broker, name, offset=None)
-        ids.append((await consumer.topic_ids())[name])
+        ids.append((await consumer.topic_marks())[name].id)
         await consumer.stop()
         any_broker.delete_topic(name)
     assert None not in ids
