@@ -15,10 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumers import metrics
 from consumers.broker import Partition, Record
 from consumers.dedup import Dedup, Screened
+from consumers.erasure import tombstones
+from consumers.erasure.tombstones import Tombstones
 from consumers.events import MAX_EVENT_BYTES, BadEvent, bad, check_time, decode
 from consumers.fold import Arrival, Fold, to_us
+from consumers.pseudonyms import Pseudonyms
 from consumers.records import Advance, Batch, DatabaseAway, DeadLetter, PoisonBatch, Position, fingerprint
-from consumers.store import TRANSIENT, Store
+from consumers.store import TRANSIENT, Store, raw_connection
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -41,6 +44,7 @@ class Reading:
     events: list[tuple[Partition, Arrival]]
     origins: list[Record]
     dead_letters: list[DeadLetter]
+    erased: int = 0  # dropped: of accounts and users who were erased after it had arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +58,16 @@ class Applied:
 
 
 def read_records(
-    records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime, limits: Limits
+    records: Sequence[Record],
+    refused: Mapping[Place, BadEvent],
+    now: datetime,
+    limits: Limits,
+    *,
+    erased: Tombstones | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> Reading:
     """Decodes the records; those in ``refused`` are known to be bad. Pure."""
+    dropped = 0
     latest, now_us = now + limits.future_tolerance, to_us(now)
     events: list[tuple[Partition, Arrival]] = []
     origins: list[Record] = []
@@ -75,10 +86,20 @@ def read_records(
             continue
         # A record's time is its producer's: not known (-1) or ahead of us, it says nothing about the arrival.
         stamped = record.timestamp_ms * 1000 if event.received_at is None else to_us(event.received_at)
-        arrived = stamped if 0 <= stamped <= now_us else now_us
+        known = 0 <= stamped <= now_us
+        arrived = stamped if known else now_us
+        if pseudonyms is not None:
+            event = pseudonyms.event(event)
+        if erased:
+            # Where the arrival is not known, an event that happened before the erasure is taken to have come before it.
+            left = erased.apply(event, arrived if known else to_us(event.timestamp))
+            if left is None:
+                dropped += 1
+                continue
+            event = left
         events.append(((record.topic, record.partition), (event, arrived)))
         origins.append(record)
-    return Reading(events=events, origins=origins, dead_letters=letters)
+    return Reading(events=events, origins=origins, dead_letters=letters, erased=dropped)
 
 
 def advance(position: Position, records: Sequence[Record]) -> Advance:
@@ -95,16 +116,28 @@ def advance(position: Position, records: Sequence[Record]) -> Advance:
 
 
 class Applier:
-    """Holds the memory of what was applied (dedup) beside the store."""
+    """Holds the memory of what was applied (dedup) and of who was erased beside the store."""
 
-    def __init__(self, engine: AsyncEngine, group: str, limits: Limits, *, dedup: Dedup | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        group: str,
+        limits: Limits,
+        *,
+        dedup: Dedup | None = None,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
+        self._engine = engine
+        self._pseudonyms = pseudonyms
+        self._erased: Tombstones | None = None
         self._dedup = dedup or Dedup(engine)
         self._store = Store(engine, group)
         self._limits = limits
 
     def forget(self) -> None:
-        """When partitions come or go."""
+        """When partitions come or go, and when somebody was erased: then the epochs have moved."""
         self._dedup.forget()
+        self._erased = None
 
     async def apply(
         self,
@@ -137,8 +170,9 @@ class Applier:
     ) -> Applied:
         refused: dict[Place, BadEvent] = {}
         bare = False
+        erased = await self._read_erased()
         while True:
-            reading = read_records(records, refused, now, self._limits)
+            reading = read_records(records, refused, now, self._limits, erased=erased, pseudonyms=self._pseudonyms)
             screened = await self._screen(reading)
             fresh = [index for index, new in enumerate(screened.fresh) if new]
             batch = Batch(
@@ -167,12 +201,23 @@ class Applier:
                 refused[place] = bad("", f"the database refuses it: {reason[:SHOWN_CHARACTERS]}", remedy, "storage")
                 continue
             self._dedup.remember(screened)
+            metrics.ERASED.inc(reading.erased)
             return Applied(
                 positions={step.after.place: step.after for step in advances},
                 fold=folded,
                 dead_letters=batch.dead_letters,
                 duplicates=len(reading.events) - len(fresh),
             )
+
+    async def _read_erased(self) -> Tombstones:
+        """Read after the positions: an erasure that comes later moves their epochs, and the batch is undone."""
+        if self._erased is None:
+            try:
+                async with raw_connection(self._engine) as connection:
+                    self._erased = await tombstones.read(connection)
+            except TRANSIENT as error:
+                raise DatabaseAway(f"who was erased cannot be read: {error!r}") from error
+        return self._erased
 
     async def _screen(self, reading: Reading) -> Screened:
         try:

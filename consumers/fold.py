@@ -31,6 +31,7 @@ from consumers.events import (
     Usage,
     thousandths,
 )
+from consumers.kinds import ERASED_USER
 from consumers.registers import Registers, to_json
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -189,7 +190,7 @@ def _activity(state: State, event: Event, row: list[Any], day: int, arrived: int
         counts[0] += login
         counts[1] += 1
 
-    if user_id is not None:
+    if user_id is not None and user_id != ERASED_USER:
         month, place = month_place(day)
         bits = state.user_months.get((account_id, month, user_id))
         if bits is None:

@@ -23,6 +23,7 @@ from consumers.events import (
     Ticket,
     start_instant,
 )
+from consumers.kinds import ERASED_USER
 from consumers.registers import write
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def _record(state: State, event: EventBase, arrived: int, fields: dict[str, Any]
 def _record_event(state: State, event: EventBase, record_id: str, arrived: int, data: dict[str, Any]) -> None:
     place = (event.account_id, event.kind, record_id, event.timestamp, event.key)
     known_at = _EPOCH + timedelta(microseconds=arrived)
-    present = state.record_events.setdefault(place, [event.user_id, _encode(data).decode(), known_at])
+    user_id = None if event.user_id == ERASED_USER else event.user_id
+    present = state.record_events.setdefault(place, [user_id, _encode(data).decode(), known_at])
     present[2] = min(present[2], known_at)
 
 

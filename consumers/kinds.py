@@ -18,6 +18,8 @@ MAX_NUMBER: Final = 10**15
 MAX_MONEY: Final = 10**12
 MAX_DEPTH: Final = 8  # of `properties`
 DEFAULT_SOURCE: Final = "default"
+ERASED_USER: Final = "(erased)"
+"""``user_id`` of an event whose user was erased: somebody did it, and nobody knows who any more."""
 
 # The negative look-ahead says the same in Python and in ECMAScript, where `$` differs before a line break.
 _CLEAN_PATTERN: Final = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f\ud800-\udfff])"

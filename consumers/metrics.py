@@ -12,6 +12,7 @@ from consumers.broker import Partition
 
 INGESTED: Final = Counter("kizashi_events_ingested_total", "Events applied to the facts", ["kind"])
 DUPLICATES: Final = Counter("kizashi_events_duplicate_total", "Events that had been applied before")
+ERASED: Final = Counter("kizashi_events_erased_total", "Events dropped since their account or user was erased")
 DEAD_LETTERS: Final = Counter("kizashi_dead_letters_total", "Records that could not be taken", ["reason"])
 LAG: Final = Gauge("kizashi_consumer_lag_records", "Records not yet applied", ["topic", "partition"])
 STOPPED: Final = Gauge("kizashi_partition_stopped", "1: stopped until somebody decides", ["topic", "partition"])

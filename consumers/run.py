@@ -13,13 +13,14 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumers import dedup
+from consumers import dead_letters, dedup
 from consumers.applier import Applier, Limits
 from consumers.broker import SESSION_TIMEOUT_MS, BrokerUnavailable, Consumer, TopicMissing
 from consumers.events import MAX_EVENT_BYTES
 from consumers.loop import Loop, Pace, Status
 from consumers.offsets import Offsets
 from consumers.poison import PoisonLimits
+from consumers.pseudonyms import Pseudonyms
 from consumers.store import TRANSIENT
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,11 @@ class Options:
     event_max_bytes: int = MAX_EVENT_BYTES
     future_tolerance: timedelta = timedelta(minutes=5)
     dedup_window_days: int = 14
+    dead_letter_days: int = 90
     session_timeout_ms: int = SESSION_TIMEOUT_MS
     pace: Pace = field(default_factory=Pace)
     poison: PoisonLimits = field(default_factory=PoisonLimits)
+    pseudonyms: Pseudonyms | None = None  # set: user ids that are still plain in the topic are replaced
 
 
 async def run_consumer(
@@ -69,7 +72,7 @@ async def run_consumer(
     )
     loop = Loop(
         consumer,
-        Applier(engine, options.group, limits),
+        Applier(engine, options.group, limits, pseudonyms=options.pseudonyms),
         Offsets(engine, options.group),
         clock=clock,
         pace=options.pace,
@@ -79,7 +82,7 @@ async def run_consumer(
     )
     if not await _connect(consumer, stop):
         return
-    upkeep = asyncio.create_task(_upkeep(engine, options.dedup_window_days, clock))
+    upkeep = asyncio.create_task(_upkeep(engine, options, clock))
     try:
         await loop.run(stop)
     finally:
@@ -109,13 +112,16 @@ async def _connect(consumer: Consumer, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _upkeep(engine: AsyncEngine, window_days: int, clock: Callable[[], datetime]) -> None:
-    """Now and then: forgets what lies outside the dedup window, joins small rows. Any number of consumers may do it."""
+async def _upkeep(engine: AsyncEngine, options: Options, clock: Callable[[], datetime]) -> None:
+    """Now and then: forgets what lies outside the dedup window and closed dead letters, joins small rows. Any number of
+    consumers may do it."""
     while True:
         await asyncio.sleep(UPKEEP_SECONDS)
         try:
-            expired = await dedup.expire(engine, now=clock(), window_days=window_days)
+            expired = await dedup.expire(engine, now=clock(), window_days=options.dedup_window_days)
             joined = await dedup.compact(engine, now=clock())
             logger.info("dedup: %d rows expired, %d groups joined", expired, joined)
+            if letters := await dead_letters.expire(engine, now=clock(), days=options.dead_letter_days):
+                logger.info("dead letters: %d closed ones deleted", letters)
         except TRANSIENT as error:
-            logger.warning("dedup upkeep put off: %r", error)
+            logger.warning("upkeep put off: %r", error)
