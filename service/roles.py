@@ -20,7 +20,7 @@ from embedded.process import free_port
 from service import logging as logs
 from service.clock import utc_now
 from service.db import make_engine
-from service.role_server import Probe, Report, serve_role_metrics
+from service.role_server import Probe, Report, RoleServer, serve_role_metrics
 from service.settings import EX_CONFIG, Settings
 from service.supervisor import RoleProcess, Supervisor, stop_on_signals
 
@@ -32,6 +32,10 @@ log = structlog.get_logger("kizashi.roles")
 
 ROLES = ("api", "consumer", "evaluator", "sender")
 """In the order of the road, which is also the order of stopping."""
+
+
+LISTEN_ATTEMPTS = 6
+LISTEN_PAUSE_SECONDS = 0.5
 
 
 class CannotListen(Exception):
@@ -50,7 +54,13 @@ async def run_role(role: str, settings: Settings) -> int:
         "sender": _sender,
     }[role]
     structlog.contextvars.bind_contextvars(role=role)
-    return await run(settings, stop)
+    try:
+        return await run(settings, stop)
+    except CannotListen as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        remedy = "stop what uses it, or set KIZASHI_METRICS_HOST and KIZASHI_METRICS_PORT to another"
+        log.error("metrics and probes cannot listen", where=where, problem=str(error), remedy=remedy)  # noqa: TRY400 - the words say it all
+        return EX_CONFIG
 
 
 async def run_all(settings: Settings) -> int:
@@ -120,6 +130,7 @@ async def _api(settings: Settings, stop: asyncio.Event) -> int:
 async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
     from consumers.broker import BrokerError
     from consumers.loop import Status, Stuck
+    from consumers.poison import PoisonLimits
     from consumers.run import Options, run_consumer
 
     options = Options(
@@ -130,6 +141,10 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
         event_max_bytes=settings.event_max_bytes,
         future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
         dedup_window_days=settings.dedup_window_days,
+        dead_letter_days=settings.dead_letter_days,
+        poison=PoisonLimits(
+            share=settings.poison_share, window=settings.poison_window, in_a_row=settings.poison_in_a_row
+        ),
     )
     status = Status()
     async with _engine(settings, "consumer") as engine, _metrics(settings, _database_and(engine, status)):
@@ -246,11 +261,23 @@ async def _metrics(settings: Settings, ready: Probe) -> AsyncIterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    server = await serve_role_metrics(settings.metrics_host, settings.metrics_port, ready)
+    server = await _listen(settings.metrics_host, settings.metrics_port, ready)
     try:
         yield
     finally:
         await server.stop()
+
+
+async def _listen(host: str, port: int, ready: Probe) -> RoleServer:
+    """Tries for a while: a connection going out may hold the port for a moment. Raises CannotListen."""
+    for attempt in range(LISTEN_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(LISTEN_PAUSE_SECONDS)
+        try:
+            return await serve_role_metrics(host, port, ready)
+        except OSError as error:
+            problem = error
+    raise CannotListen(problem)
 
 
 def _database(engine: AsyncEngine) -> Probe:

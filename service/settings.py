@@ -58,6 +58,14 @@ class Settings(BaseSettings):
     future_tolerance_seconds: float = Field(default=300.0, ge=0, description="Events further ahead of us are refused")
     dedup_window_days: int = Field(default=14, ge=1, description="Window within which a repeated event is recognised")
 
+    # What cannot be read
+    dead_letter_days: int = Field(default=90, ge=1, description="Dead letters are kept so long after they were closed")
+    poison_share: float = Field(
+        default=0.01, gt=0, le=1, description="A partition above this share of dead letters stops"
+    )
+    poison_window: int = Field(default=1_000, ge=1_000, description="Records over which that share is judged, at least")
+    poison_in_a_row: int = Field(default=100, ge=1, description="So many dead letters in a row stop a partition")
+
     # Evaluation
     coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
     evaluator_batch: int = Field(default=500, ge=1, le=500, description="Accounts locked and evaluated at once")
