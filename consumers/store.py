@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -78,7 +79,8 @@ FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[],
             $9::text[]) AS u(topic, partition, record_offset, at, key, value, headers, errors, reason)
 ON CONFLICT (topic, partition, record_offset) DO UPDATE SET record_timestamp = excluded.record_timestamp,
     key = excluded.key, value = excluded.value, headers = excluded.headers, errors = excluded.errors,
-    reason = excluded.reason, status = 'open', created_at = excluded.created_at
+    reason = excluded.reason, status = 'open', created_at = excluded.created_at,
+    closed_at = NULL, closed_by = NULL, note = NULL, sent_value = NULL
 WHERE t.value IS DISTINCT FROM excluded.value
 """
 TOUCHED: Final = """
@@ -117,6 +119,26 @@ TRANSIENT: Final = (
 )
 
 
+Statement = tuple[str, list[str]]
+"""SQL and its arguments, ready to be sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A fold and the statements that merge it, in the order of ``FACT_TABLES``."""
+
+    fold: Fold
+    statements: Sequence[Statement]
+
+
+def statements(folded: Fold) -> Iterator[Statement]:
+    """One a table that has rows. Pure."""
+    for upsert in UPSERTS:
+        rows = folded.rows[upsert.table]
+        if rows:
+            yield upsert.sql, upsert.arguments(rows)
+
+
 @asynccontextmanager
 async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """A pooled connection as asyncpg knows it; closed rather than given back when its state is not known."""
@@ -138,23 +160,22 @@ class Store:
         self._engine = engine
         self._group = group
 
-    async def write(self, batch: Batch) -> Fold:
+    async def write(self, batch: Batch, facts: Facts) -> None:
         """Stores the batch or raises: LostPartition, PoisonBatch (find the event with ``culprit``), DatabaseAway.
 
-        Conflicts and lost connections are tried again as a whole. After a lost answer the offsets tell whether the
-        batch had been stored.
+        ``facts`` are those of the batch's arrivals. Conflicts and lost connections are tried again as a whole. After a
+        lost answer the offsets tell whether the batch had been stored.
         """
-        folded = fold(batch.arrivals, now=batch.now)
         problem: Exception | None = None
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
             try:
                 if attempt and await self._is_stored(batch.advances):
-                    return folded
+                    return
                 async with raw_connection(self._engine) as connection, connection.transaction():
-                    await self._write(connection, batch, folded)
-                return folded
+                    await self._write(connection, batch, facts)
+                return
             except _POISON as error:
                 raise PoisonBatch(str(error)) from error
             except TRANSIENT as error:
@@ -187,14 +208,14 @@ class Store:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                await _write_facts(connection, folded)
+                await _write_facts(connection, statements(folded))
             except _POISON as error:
                 return str(error)
             finally:
                 await transaction.rollback()
         return None
 
-    async def _write(self, connection: Connection, batch: Batch, folded: Fold) -> None:
+    async def _write(self, connection: Connection, batch: Batch, facts: Facts) -> None:
         await self._claim(connection, batch)
         if batch.seen:
             columns = zip(*((s.topic, s.partition, s.day, s.hashes) for s in batch.seen), strict=True)
@@ -206,8 +227,8 @@ class Store:
             row = _bare_letter_row if batch.bare_letters else _dead_letter_row
             columns = zip(*map(row, batch.dead_letters), strict=True)
             await connection.execute(DEAD_LETTERS, *columns, batch.now)
-        await _write_facts(connection, folded)
-        await _touch(connection, batch, folded)
+        await _write_facts(connection, facts.statements)
+        await _touch(connection, batch, facts.fold)
 
     async def _claim(self, connection: Connection, batch: Batch) -> None:
         rows = [
@@ -233,11 +254,9 @@ class Store:
         return all(after)
 
 
-async def _write_facts(connection: Connection, folded: Fold) -> None:
-    for upsert in UPSERTS:
-        rows = folded.rows[upsert.table]
-        if rows:
-            await connection.execute(upsert.sql, *upsert.arguments(rows))
+async def _write_facts(connection: Connection, facts: Iterable[Statement]) -> None:
+    for sql, arguments in facts:
+        await connection.execute(sql, *arguments)
 
 
 async def _touch(connection: Connection, batch: Batch, folded: Fold) -> None:
