@@ -94,22 +94,27 @@ def shown(value: object) -> str:
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")
 
 
-def respond(request: Request, problem: Problem) -> Response:
-    """The answer to `request`. Works for requests that no route has seen."""
-    document = ProblemDocument(
+def document(problem: Problem, *, path: str, request_id: str) -> bytes:
+    """The problem as JSON."""
+    made = ProblemDocument(
         type=f"urn:kizashi:problem:{problem.kind}",
         title=_phrase(problem.status_code),
         status=problem.status_code,
         detail=problem.text,
-        instance=request.url.path,
-        request_id=request.scope.get("state", {}).get("request_id", ""),
+        instance=path,
+        request_id=request_id,
         errors=list(problem.errors),
         code=problem.status_code,
         message=problem.text,
     )
-    body = {**msgspec.to_builtins(document), **msgspec.to_builtins(problem.extra)}
+    return msgspec.json.encode({**msgspec.to_builtins(made), **msgspec.to_builtins(problem.extra)})
+
+
+def respond(request: Request, problem: Problem) -> Response:
+    """The answer to `request`. Works for requests that no route has seen."""
+    request_id = request.scope.get("state", {}).get("request_id", "")
     return Response(
-        msgspec.json.encode(body),
+        document(problem, path=request.url.path, request_id=request_id),
         status_code=problem.status_code,
         media_type=MEDIA_TYPE,
         headers={**(problem.headers or {}), "Cache-Control": "no-store"},
