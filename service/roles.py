@@ -270,14 +270,15 @@ async def _metrics(settings: Settings, ready: Probe) -> AsyncIterator[None]:
 
 async def _listen(host: str, port: int, ready: Probe) -> RoleServer:
     """Tries for a while: a connection going out may hold the port for a moment. Raises CannotListen."""
-    for attempt in range(LISTEN_ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(LISTEN_PAUSE_SECONDS)
+    attempts = LISTEN_ATTEMPTS
+    while True:
         try:
             return await serve_role_metrics(host, port, ready)
         except OSError as error:
-            problem = error
-    raise CannotListen(problem)
+            attempts -= 1
+            if not attempts:
+                raise CannotListen(error) from None
+        await asyncio.sleep(LISTEN_PAUSE_SECONDS)
 
 
 def _database(engine: AsyncEngine) -> Probe:
