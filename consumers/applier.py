@@ -1,10 +1,18 @@
 """Applies a poll: records → events → new ones → one transaction.
 
-A record that cannot be taken becomes a dead letter in the same transaction, with its bytes, and its neighbours land.
+In two steps, so that a batch can be made ready while the one before it is being written: ``prepare`` decodes, screens
+and folds, ``store`` writes. A record that cannot be taken becomes a dead letter in the same transaction, with its
+bytes, and its neighbours land.
+
+What a prepared batch adds counts as seen from then on, for the batch behind it. When a batch is not stored as it was
+prepared (poison, a partition lost, the database away), all that was remembered is dropped, and whatever was prepared
+before that moment is screened again before it is stored.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,18 +23,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumers import metrics
 from consumers.broker import Partition, Record
 from consumers.dedup import Dedup, Screened
-from consumers.erasure import tombstones
-from consumers.erasure.tombstones import Tombstones
 from consumers.events import MAX_EVENT_BYTES, BadEvent, bad, check_time, decode
-from consumers.fold import Arrival, Fold, to_us
-from consumers.pseudonyms import Pseudonyms
+from consumers.fold import Arrival, Fold, Folding, to_us
 from consumers.records import Advance, Batch, DatabaseAway, DeadLetter, PoisonBatch, Position, fingerprint
-from consumers.store import TRANSIENT, Store, raw_connection
+from consumers.store import TRANSIENT, Facts, Statement, Store, statements
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
 
 SHOWN_CHARACTERS: Final = 300
+SLICE: Final = 256
+"""Records between two looks at what else there is to do: the write of the batch before goes on meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,25 @@ class Reading:
     events: list[tuple[Partition, Arrival]]
     origins: list[Record]
     dead_letters: list[DeadLetter]
-    erased: int = 0  # dropped: of accounts and users who were erased after it had arrived
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A batch that only needs to be written, and what it was made of."""
+
+    records: Sequence[Record]
+    batch: Batch
+    facts: Facts
+    origins: Sequence[Record]  # of the batch's arrivals
+    screened: Screened
+    duplicates: int
+    memory: int  # the state of what was seen before, by which it was screened
+    began: float
+
+    @property
+    def positions(self) -> dict[Partition, Position]:
+        """Where its partitions stand once it is stored."""
+        return {step.after.place: step.after for step in self.batch.advances}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +83,19 @@ class Applied:
 
 
 def read_records(
-    records: Sequence[Record],
-    refused: Mapping[Place, BadEvent],
-    now: datetime,
-    limits: Limits,
-    *,
-    erased: Tombstones | None = None,
-    pseudonyms: Pseudonyms | None = None,
+    records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime, limits: Limits
 ) -> Reading:
     """Decodes the records; those in ``refused`` are known to be bad. Pure."""
-    dropped = 0
+    reading = Reading(events=[], origins=[], dead_letters=[])
+    _read(records, refused, now, limits, reading)
+    return reading
+
+
+def _read(
+    records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime, limits: Limits, into: Reading
+) -> None:
     latest, now_us = now + limits.future_tolerance, to_us(now)
-    events: list[tuple[Partition, Arrival]] = []
-    origins: list[Record] = []
-    letters: list[DeadLetter] = []
+    events, origins, letters = into.events, into.origins, into.dead_letters
     for record in records:
         try:
             if refused and (problem := refused.get((record.topic, record.partition, record.offset))) is not None:
@@ -86,20 +110,9 @@ def read_records(
             continue
         # A record's time is its producer's: not known (-1) or ahead of us, it says nothing about the arrival.
         stamped = record.timestamp_ms * 1000 if event.received_at is None else to_us(event.received_at)
-        known = 0 <= stamped <= now_us
-        arrived = stamped if known else now_us
-        if pseudonyms is not None:
-            event = pseudonyms.event(event)
-        if erased:
-            # Where the arrival is not known, an event that happened before the erasure is taken to have come before it.
-            left = erased.apply(event, arrived if known else to_us(event.timestamp))
-            if left is None:
-                dropped += 1
-                continue
-            event = left
+        arrived = stamped if 0 <= stamped <= now_us else now_us
         events.append(((record.topic, record.partition), (event, arrived)))
         origins.append(record)
-    return Reading(events=events, origins=origins, dead_letters=letters, erased=dropped)
 
 
 def advance(position: Position, records: Sequence[Record]) -> Advance:
@@ -116,28 +129,19 @@ def advance(position: Position, records: Sequence[Record]) -> Advance:
 
 
 class Applier:
-    """Holds the memory of what was applied (dedup) and of who was erased beside the store."""
+    """Holds the memory of what was applied (dedup) beside the store."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        group: str,
-        limits: Limits,
-        *,
-        dedup: Dedup | None = None,
-        pseudonyms: Pseudonyms | None = None,
-    ) -> None:
-        self._engine = engine
-        self._pseudonyms = pseudonyms
-        self._erased: Tombstones | None = None
+    def __init__(self, engine: AsyncEngine, group: str, limits: Limits, *, dedup: Dedup | None = None) -> None:
         self._dedup = dedup or Dedup(engine)
         self._store = Store(engine, group)
         self._limits = limits
+        self._screening = asyncio.Lock()
+        self._memory = 0
 
     def forget(self) -> None:
-        """When partitions come or go, and when somebody was erased: then the epochs have moved."""
+        """When partitions come or go: not while a batch is being prepared or stored."""
         self._dedup.forget()
-        self._erased = None
+        self._memory += 1
 
     async def apply(
         self,
@@ -147,10 +151,24 @@ class Applier:
         now: datetime,
         catching_up: bool,
     ) -> Applied | None:
-        """Stores what is new in ``polled``; None when nothing is. Raises LostPartition, DatabaseAway.
+        """Stores what is new in ``polled``; None when nothing is. Raises LostPartition, DatabaseAway."""
+        prepared = await self.prepare(polled, positions, now=now, catching_up=catching_up)
+        return None if prepared is None else await self.store(prepared)
 
-        Records below a partition's position, and partitions without one, are passed over.
+    async def prepare(
+        self,
+        polled: Mapping[Partition, Sequence[Record]],
+        positions: Mapping[Partition, Position],
+        *,
+        now: datetime,
+        catching_up: bool,
+    ) -> Prepared | None:
+        """Makes a batch of what is new in ``polled``; None when nothing is. Raises DatabaseAway.
+
+        Records below a partition's position, and partitions without one, are passed over. ``positions`` are those that
+        stand once the batches prepared before are stored, which must happen first.
         """
+        began = time.perf_counter()
         advances: list[Advance] = []
         records: list[Record] = []
         for place in sorted(positions.keys() & polled.keys()):
@@ -160,71 +178,126 @@ class Applier:
                 records += new
         if not advances:
             return None
-        with metrics.BATCH_SECONDS.time():
-            applied = await self._apply(tuple(advances), records, now, catching_up)
+        reading = await self._reading(records, {}, now)
+        batch = Batch(
+            advances=tuple(advances),
+            arrivals=(),
+            dead_letters=tuple(reading.dead_letters),
+            catching_up=catching_up,
+            now=now,
+        )
+        async with self._screening:
+            screened = await self._screen(reading)
+            memory = self._memory
+        return await self._prepared(records, reading, screened, batch, memory, began)
+
+    async def store(self, prepared: Prepared) -> Applied:
+        """Writes it. Raises LostPartition, DatabaseAway; after the latter it may be tried again."""
+        try:
+            if prepared.memory != self._memory:
+                prepared = await self._again(prepared, {})
+            try:
+                await self._store.write(prepared.batch, prepared.facts)
+            except PoisonBatch:
+                async with self._screening:
+                    prepared = await self._without_poison(prepared)
+        except BaseException:
+            async with self._screening:
+                self.forget()
+            raise
+        self._dedup.settle(prepared.screened)
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - prepared.began)
+        applied = Applied(
+            positions=prepared.positions,
+            fold=prepared.facts.fold,
+            dead_letters=prepared.batch.dead_letters,
+            duplicates=prepared.duplicates,
+        )
         _count(applied)
         return applied
 
-    async def _apply(
-        self, advances: tuple[Advance, ...], records: Sequence[Record], now: datetime, catching_up: bool
-    ) -> Applied:
+    async def _without_poison(self, prepared: Prepared) -> Prepared:
+        """Stores it without the events that the database refuses; what was stored."""
         refused: dict[Place, BadEvent] = {}
-        bare = False
-        erased = await self._read_erased()
         while True:
-            reading = read_records(records, refused, now, self._limits, erased=erased, pseudonyms=self._pseudonyms)
-            screened = await self._screen(reading)
-            fresh = [index for index, new in enumerate(screened.fresh) if new]
-            batch = Batch(
-                advances=advances,
-                arrivals=[reading.events[index][1] for index in fresh],
-                seen=screened.seen_days(),
-                marks=screened.import_marks(),
-                dead_letters=tuple(reading.dead_letters),
-                bare_letters=bare,
-                catching_up=catching_up,
-                now=now,
-            )
             try:
-                folded = await self._store.write(batch)
+                index, reason = await self._culprit(prepared.batch)
             except PoisonBatch:
-                try:
-                    index, reason = await self._culprit(batch)
-                except PoisonBatch:
-                    if bare or not batch.dead_letters:
-                        raise
-                    bare = True
-                    continue
-                origin = reading.origins[fresh[index]]
+                if prepared.batch.bare_letters or not prepared.batch.dead_letters:
+                    raise
+                prepared = replace(prepared, batch=replace(prepared.batch, bare_letters=True))
+            else:
+                origin = prepared.origins[index]
                 place = (origin.topic, origin.partition, origin.offset)
                 remedy = "see the problem; the other events of the batch were stored"
                 refused[place] = bad("", f"the database refuses it: {reason[:SHOWN_CHARACTERS]}", remedy, "storage")
-                continue
-            self._dedup.remember(screened)
-            metrics.ERASED.inc(reading.erased)
-            return Applied(
-                positions={step.after.place: step.after for step in advances},
-                fold=folded,
-                dead_letters=batch.dead_letters,
-                duplicates=len(reading.events) - len(fresh),
-            )
-
-    async def _read_erased(self) -> Tombstones:
-        """Read after the positions: an erasure that comes later moves their epochs, and the batch is undone."""
-        if self._erased is None:
+                prepared = await self._screened_again(prepared, refused)
             try:
-                async with raw_connection(self._engine) as connection:
-                    self._erased = await tombstones.read(connection)
-            except TRANSIENT as error:
-                raise DatabaseAway(f"who was erased cannot be read: {error!r}") from error
-        return self._erased
+                await self._store.write(prepared.batch, prepared.facts)
+            except PoisonBatch:
+                continue
+            return prepared
+
+    async def _again(self, prepared: Prepared, refused: Mapping[Place, BadEvent]) -> Prepared:
+        async with self._screening:
+            return await self._screened_again(prepared, refused)
+
+    async def _screened_again(self, prepared: Prepared, refused: Mapping[Place, BadEvent]) -> Prepared:
+        """From its records, with what the database says was seen before. Whatever was prepared behind it is stale."""
+        self.forget()
+        batch = prepared.batch
+        reading = await self._reading(prepared.records, refused, batch.now)
+        screened = await self._screen(reading)
+        batch = replace(batch, dead_letters=tuple(reading.dead_letters))
+        return await self._prepared(prepared.records, reading, screened, batch, self._memory, prepared.began)
+
+    async def _reading(self, records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime) -> Reading:
+        reading = Reading(events=[], origins=[], dead_letters=[])
+        for start in range(0, len(records), SLICE):
+            _read(records[start : start + SLICE], refused, now, self._limits, reading)
+            await asyncio.sleep(0)
+        return reading
 
     async def _screen(self, reading: Reading) -> Screened:
+        """What is new, and remembers it. Nothing comes between: two batches never both take an event for new."""
         try:
             await self._dedup.load(reading.events)
         except TRANSIENT as error:
             raise DatabaseAway(f"what was seen before cannot be read: {error!r}") from error
-        return self._dedup.screen(reading.events)
+        screened = self._dedup.screen(reading.events)
+        self._dedup.remember(screened)
+        return screened
+
+    async def _prepared(
+        self,
+        records: Sequence[Record],
+        reading: Reading,
+        screened: Screened,
+        batch: Batch,
+        memory: int,
+        began: float,
+    ) -> Prepared:
+        fresh = [index for index, new in enumerate(screened.fresh) if new]
+        arrivals = [reading.events[index][1] for index in fresh]
+        folding = Folding(now=batch.now)
+        for start in range(0, len(arrivals), SLICE):
+            folding.add(arrivals[start : start + SLICE])
+            await asyncio.sleep(0)
+        folded = folding.finish()
+        made: list[Statement] = []
+        for statement in statements(folded):
+            made.append(statement)
+            await asyncio.sleep(0)
+        return Prepared(
+            records=records,
+            batch=replace(batch, arrivals=arrivals, seen=screened.seen_days(), marks=screened.import_marks()),
+            facts=Facts(fold=folded, statements=made),
+            origins=[reading.origins[index] for index in fresh],
+            screened=screened,
+            duplicates=len(reading.events) - len(fresh),
+            memory=memory,
+            began=began,
+        )
 
     async def _culprit(self, batch: Batch) -> tuple[int, str]:
         try:

@@ -3,7 +3,8 @@
 Per partition and event day the hashes of (source, account, event id) are kept as sorted 64-bit numbers: 8 bytes an
 event in the database (a row per batch and day) and in memory. Days are loaded when an event asks for them and dropped
 again, longest unused first, so that memory is bounded; in steady state the last two days stay. What a batch adds joins
-the memory only once its transaction has committed.
+the memory when it is screened, ahead of its transaction, so that the batch behind it can be screened meanwhile; when
+it is not stored after all, everything is forgotten and read again.
 
 Imports outlive any window: a partition remembers the last row of each import that it applied. Rows of an import must
 therefore rise within a partition, one event a row number.
@@ -120,21 +121,26 @@ class Screened:
 
 
 class Dedup:
-    """What the partitions held by this consumer have applied. ``load`` what a batch needs, ``screen`` it, store it,
-    ``remember`` it. ``forget`` everything when partitions come or go, and after a batch that was not stored."""
+    """What the partitions held by this consumer have applied. ``load`` what a batch needs, ``screen`` and ``remember``
+    it, store it, ``settle`` it. ``forget`` everything when partitions come or go, and after a batch that was not
+    stored."""
 
     def __init__(self, engine: AsyncEngine, *, max_hashes: int = MAX_HASHES_IN_MEMORY) -> None:
         self._engine = engine
         self._max_hashes = max_hashes
         self._days: OrderedDict[DayKey, DayHashes] = OrderedDict()
         self._marks: dict[MarkKey, int] = {}
+        self._unsettled: list[Screened] = []
 
     def forget(self) -> None:
         self._days.clear()
         self._marks.clear()
+        self._unsettled.clear()
 
     async def load(self, batch: Sequence[tuple[Partition, Arrival]]) -> None:
         """Brings the days and marks that ``batch`` asks for into memory."""
+        # Noted before the database is asked: what is settled meanwhile may be missing in its answer.
+        unsettled = list(self._unsettled)
         days, marks = set(), set()
         for (topic, partition), (event, _) in batch:
             if event.import_id is None:
@@ -151,6 +157,11 @@ class Dedup:
                 rows = await connection.fetch(LOAD_MARKS, *zip(*absent_marks, strict=True))
                 self._marks.update(dict.fromkeys(absent_marks, -1))
                 self._marks.update({(r["import_id"], r["topic"], r["partition"]): r["last_row"] for r in rows})
+        for screened in unsettled:
+            for day in screened.days.keys() & set(absent_days):
+                self._days[day].add(screened.days[day])
+            for mark in screened.marks.keys() & set(absent_marks):
+                self._marks[mark] = max(self._marks[mark], screened.marks[mark])
 
     def screen(self, batch: Sequence[tuple[Partition, Arrival]]) -> Screened:
         """Which events are new; everything needed must have been loaded."""
@@ -181,7 +192,8 @@ class Dedup:
         return Screened(fresh=fresh, days=days, marks=marks)
 
     def remember(self, screened: Screened) -> None:
-        """After the commit. Drops the longest unused days beyond the bound."""
+        """Counts as seen from now on, though it is yet to be stored. Drops the longest unused days beyond the bound."""
+        self._unsettled.append(screened)
         for day, hashes in screened.days.items():
             self._days[day].add(hashes)
         self._marks.update(screened.marks)
@@ -189,6 +201,10 @@ class Dedup:
         while held > self._max_hashes and len(self._days) > 1:
             _, dropped = self._days.popitem(last=False)
             held -= len(dropped)
+
+    def settle(self, screened: Screened) -> None:
+        """After the commit: from now on the database knows it."""
+        self._unsettled = [other for other in self._unsettled if other is not screened]
 
 
 async def _read_days(connection: Any, days: Sequence[DayKey]) -> dict[DayKey, DayHashes]:

@@ -11,7 +11,7 @@ imports no database code, and ``consumers/store.py`` refuses to start when they 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -123,12 +123,25 @@ def arrival_us(event: EventBase, broker_ms: int) -> int:
 
 def fold(arrivals: Iterable[Arrival], *, now: datetime) -> Fold:
     """Folds new (already deduplicated) events. ``now`` becomes ``changed_at`` and, for imports, ``imported_until``."""
-    arrivals = list(arrivals)
-    state = State(now, kinds=Counter([type(event) for event, _ in arrivals]))
-    add = _add
-    for event, arrived in arrivals:
-        add(state, event, arrived)
-    return _finish(state)
+    folding = Folding(now=now)
+    folding.add(list(arrivals))
+    return folding.finish()
+
+
+class Folding:
+    """The same in pieces of any size."""
+
+    def __init__(self, *, now: datetime) -> None:
+        self._state = State(now)
+
+    def add(self, arrivals: Sequence[Arrival]) -> None:
+        state, add = self._state, _add
+        state.kinds.update([type(event) for event, _ in arrivals])
+        for event, arrived in arrivals:
+            add(state, event, arrived)
+
+    def finish(self) -> Fold:
+        return _finish(self._state)
 
 
 def _add(state: State, event: Event, arrived: int) -> None:
