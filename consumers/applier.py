@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -80,6 +80,21 @@ class Applied:
     fold: Fold
     dead_letters: tuple[DeadLetter, ...]
     duplicates: int
+
+
+class Applies(Protocol):
+    """What the loop brings its records to: the facts (``Applier``), or the archive."""
+
+    def forget(self) -> None: ...
+
+    async def apply(
+        self,
+        polled: Mapping[Partition, Sequence[Record]],
+        positions: Mapping[Partition, Position],
+        *,
+        now: datetime,
+        catching_up: bool,
+    ) -> Applied | None: ...
 
 
 def read_records(

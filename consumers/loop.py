@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final
 
 from consumers import metrics
-from consumers.applier import Applied, Applier
+from consumers.applier import Applied, Applies
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
 from consumers.broker_metadata import TopicMark
 from consumers.offsets import VOLATILE, Log, Offsets, Opening, Stored, decide, mismatch
@@ -70,7 +70,7 @@ class Loop:
     def __init__(
         self,
         consumer: Consumer,
-        applier: Applier,
+        applier: Applies,
         offsets: Offsets,
         *,
         clock: Callable[[], datetime],

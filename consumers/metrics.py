@@ -18,6 +18,15 @@ LAG: Final = Gauge("kizashi_consumer_lag_records", "Records not yet applied", ["
 STOPPED: Final = Gauge("kizashi_partition_stopped", "1: stopped until somebody decides", ["topic", "partition"])
 LOST: Final = Counter("kizashi_batches_lost_total", "Batches undone because another consumer had moved the offset")
 AWAY: Final = Gauge("kizashi_consumer_database_away", "1: the consumer waits for the database")
+ARCHIVED: Final = Counter("kizashi_archive_written_total", "Events written to the archive")
+ARCHIVE_SECONDS: Final = Histogram(
+    "kizashi_archive_flush_seconds",
+    "From the first look at a batch to its archive files' commit",
+    buckets=(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+ARCHIVE_FILES: Final = Gauge("kizashi_archive_files", "Files of the archive that count")
+ARCHIVE_EVENTS: Final = Gauge("kizashi_archive_events", "Events in them")
+ARCHIVE_BYTES: Final = Gauge("kizashi_archive_bytes", "Their size, compressed")
 BATCH_SECONDS: Final = Histogram(
     "kizashi_batch_seconds",
     "From the first look at a batch to its commit",

@@ -80,7 +80,7 @@ async def run_consumer(
         incarnation=options.broker_incarnation,
         poison=options.poison,
     )
-    if not await _connect(consumer, stop):
+    if not await connect(consumer, stop):
         return
     upkeep = asyncio.create_task(_upkeep(engine, options, clock))
     try:
@@ -98,7 +98,7 @@ def relax_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-async def _connect(consumer: Consumer, stop: asyncio.Event) -> bool:
+async def connect(consumer: Consumer, stop: asyncio.Event) -> bool:
     """Tries until the broker answers and has the topics; False when told to stop."""
     while not stop.is_set():
         try:
