@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -23,10 +23,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumers import metrics
 from consumers.broker import Partition, Record
 from consumers.dedup import Dedup, Screened
+from consumers.erasure import tombstones
+from consumers.erasure.tombstones import Tombstones
 from consumers.events import MAX_EVENT_BYTES, BadEvent, bad, check_time, decode
 from consumers.fold import Arrival, Fold, Folding, to_us
+from consumers.pseudonyms import Pseudonyms
 from consumers.records import Advance, Batch, DatabaseAway, DeadLetter, PoisonBatch, Position, fingerprint
-from consumers.store import TRANSIENT, Facts, Statement, Store, statements
+from consumers.store import TRANSIENT, Facts, Statement, Store, raw_connection, statements
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -44,13 +47,14 @@ class Limits:
     future_tolerance: timedelta = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Reading:
     """What the records of a poll say: events with where they came from, and what could not be read."""
 
-    events: list[tuple[Partition, Arrival]]
-    origins: list[Record]
-    dead_letters: list[DeadLetter]
+    events: list[tuple[Partition, Arrival]] = field(default_factory=list)
+    origins: list[Record] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    erased: int = 0  # dropped: of accounts and users who were erased after it had arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,7 @@ class Prepared:
     origins: Sequence[Record]  # of the batch's arrivals
     screened: Screened
     duplicates: int
+    erased: int
     memory: int  # the state of what was seen before, by which it was screened
     began: float
 
@@ -98,19 +103,19 @@ class Applies(Protocol):
 
 
 def read_records(
-    records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime, limits: Limits
+    records: Sequence[Record],
+    refused: Mapping[Place, BadEvent],
+    now: datetime,
+    limits: Limits,
+    *,
+    erased: Tombstones | None = None,
+    pseudonyms: Pseudonyms | None = None,
+    into: Reading | None = None,
 ) -> Reading:
-    """Decodes the records; those in ``refused`` are known to be bad. Pure."""
-    reading = Reading(events=[], origins=[], dead_letters=[])
-    _read(records, refused, now, limits, reading)
-    return reading
-
-
-def _read(
-    records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime, limits: Limits, into: Reading
-) -> None:
+    """Decodes the records; those in ``refused`` are known to be bad. Adds to ``into``, if that is given."""
+    reading = into or Reading()
     latest, now_us = now + limits.future_tolerance, to_us(now)
-    events, origins, letters = into.events, into.origins, into.dead_letters
+    events, origins, letters = reading.events, reading.origins, reading.dead_letters
     for record in records:
         try:
             if refused and (problem := refused.get((record.topic, record.partition, record.offset))) is not None:
@@ -125,9 +130,20 @@ def _read(
             continue
         # A record's time is its producer's: not known (-1) or ahead of us, it says nothing about the arrival.
         stamped = record.timestamp_ms * 1000 if event.received_at is None else to_us(event.received_at)
-        arrived = stamped if 0 <= stamped <= now_us else now_us
+        known = 0 <= stamped <= now_us
+        arrived = stamped if known else now_us
+        if pseudonyms is not None:
+            event = pseudonyms.event(event)
+        if erased:
+            # Where the arrival is not known, an event that happened before the erasure is taken to have come before it.
+            left = erased.apply(event, arrived if known else to_us(event.timestamp))
+            if left is None:
+                reading.erased += 1
+                continue
+            event = left
         events.append(((record.topic, record.partition), (event, arrived)))
         origins.append(record)
+    return reading
 
 
 def advance(position: Position, records: Sequence[Record]) -> Advance:
@@ -144,9 +160,20 @@ def advance(position: Position, records: Sequence[Record]) -> Advance:
 
 
 class Applier:
-    """Holds the memory of what was applied (dedup) beside the store."""
+    """Holds the memory of what was applied (dedup) and of who was erased beside the store."""
 
-    def __init__(self, engine: AsyncEngine, group: str, limits: Limits, *, dedup: Dedup | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        group: str,
+        limits: Limits,
+        *,
+        dedup: Dedup | None = None,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
+        self._engine = engine
+        self._pseudonyms = pseudonyms
+        self._erased: Tombstones | None = None
         self._dedup = dedup or Dedup(engine)
         self._store = Store(engine, group)
         self._limits = limits
@@ -154,8 +181,10 @@ class Applier:
         self._memory = 0
 
     def forget(self) -> None:
-        """When partitions come or go: not while a batch is being prepared or stored."""
+        """When partitions come or go, and when somebody was erased: then the epochs have moved. Not while a batch is
+        being prepared or stored."""
         self._dedup.forget()
+        self._erased = None
         self._memory += 1
 
     async def apply(
@@ -193,6 +222,7 @@ class Applier:
                 records += new
         if not advances:
             return None
+        memory = self._memory
         reading = await self._reading(records, {}, now)
         batch = Batch(
             advances=tuple(advances),
@@ -203,7 +233,6 @@ class Applier:
         )
         async with self._screening:
             screened = await self._screen(reading)
-            memory = self._memory
         return await self._prepared(records, reading, screened, batch, memory, began)
 
     async def store(self, prepared: Prepared) -> Applied:
@@ -228,7 +257,7 @@ class Applier:
             dead_letters=prepared.batch.dead_letters,
             duplicates=prepared.duplicates,
         )
-        _count(applied)
+        _count(applied, prepared.erased)
         return applied
 
     async def _without_poison(self, prepared: Prepared) -> Prepared:
@@ -267,11 +296,26 @@ class Applier:
         return await self._prepared(prepared.records, reading, screened, batch, self._memory, prepared.began)
 
     async def _reading(self, records: Sequence[Record], refused: Mapping[Place, BadEvent], now: datetime) -> Reading:
-        reading = Reading(events=[], origins=[], dead_letters=[])
+        reading, erased = Reading(), await self._read_erased()
         for start in range(0, len(records), SLICE):
-            _read(records[start : start + SLICE], refused, now, self._limits, reading)
+            lot = records[start : start + SLICE]
+            read_records(lot, refused, now, self._limits, erased=erased, pseudonyms=self._pseudonyms, into=reading)
             await asyncio.sleep(0)
         return reading
+
+    async def _read_erased(self) -> Tombstones:
+        """Read after the positions: an erasure that comes later moves their epochs, and the batch is undone."""
+        if self._erased is not None:
+            return self._erased
+        memory = self._memory
+        try:
+            async with raw_connection(self._engine) as connection:
+                erased = await tombstones.read(connection)
+        except TRANSIENT as error:
+            raise DatabaseAway(f"who was erased cannot be read: {error!r}") from error
+        if memory == self._memory:
+            self._erased = erased
+        return erased
 
     async def _screen(self, reading: Reading) -> Screened:
         """What is new, and remembers it. Nothing comes between: two batches never both take an event for new."""
@@ -310,6 +354,7 @@ class Applier:
             origins=[reading.origins[index] for index in fresh],
             screened=screened,
             duplicates=len(reading.events) - len(fresh),
+            erased=reading.erased,
             memory=memory,
             began=began,
         )
@@ -321,7 +366,8 @@ class Applier:
             raise DatabaseAway(f"no culprit found: {error!r}") from error
 
 
-def _count(applied: Applied) -> None:
+def _count(applied: Applied, erased: int) -> None:
+    metrics.ERASED.inc(erased)
     for kind, count in applied.fold.kinds.items():
         metrics.INGESTED.labels(kind).inc(count)
     for letter in applied.dead_letters:
