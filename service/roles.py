@@ -132,6 +132,7 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
     from consumers.loop import Status, Stuck
     from consumers.poison import PoisonLimits
     from consumers.run import Options, run_consumer
+    from service.secrets import pseudonyms_of
 
     options = Options(
         bootstrap=settings.kafka_bootstrap,
@@ -145,6 +146,7 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
         poison=PoisonLimits(
             share=settings.poison_share, window=settings.poison_window, in_a_row=settings.poison_in_a_row
         ),
+        pseudonyms=pseudonyms_of(settings),
     )
     status = Status()
     async with _engine(settings, "consumer") as engine, _metrics(settings, _database_and(engine, status)):

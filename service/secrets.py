@@ -1,4 +1,7 @@
-"""Secrets that must be read back (a person's Slack webhook) are stored sealed by a key from ``KIZASHI_SECRET_KEY``."""
+"""What is made of ``KIZASHI_SECRET_KEY``: the seal of stored secrets, and pseudonyms.
+
+Secrets that must be read back (a person's Slack webhook) are stored sealed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
+
+from consumers.pseudonyms import Pseudonyms
+from service.settings import Settings
 
 MIN_KEY_LENGTH = 16
 
@@ -40,6 +46,14 @@ class Vault:
         if self._fernet is None:
             raise SecretsError("KIZASHI_SECRET_KEY is not set: set it to a long random string to store secrets")
         return self._fernet
+
+
+def pseudonyms_of(settings: Settings, *, always: bool = False) -> Pseudonyms | None:
+    """Those that the doors use: None when ids are kept as they are. ``always``: also when ids are no longer hashed, to
+    find what was stored while they were."""
+    if settings.secret_key is None or not (settings.hash_user_ids or always):
+        return None
+    return Pseudonyms(settings.secret_key.get_secret_value().encode())
 
 
 def _derived(secret_key: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         description="Encrypts personal Slack webhooks in the database (any long random string)",
     )
 
+    # Privacy
+    hash_user_ids: bool = Field(
+        default=False, description="Keep pseudonyms made with the secret key instead of users' ids"
+    )
+
     # Serving
     host: str = Field(default="127.0.0.1")
     port: int = Field(default=8000)
@@ -126,6 +131,13 @@ class Settings(BaseSettings):
         if key is not None and len(key.get_secret_value()) < SECRET_KEY_LENGTH:
             raise ValueError(f"is too short: use at least {SECRET_KEY_LENGTH} random characters, or leave it out")
         return key
+
+    @field_validator("hash_user_ids")
+    @classmethod
+    def _has_a_key(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("secret_key") is None:
+            raise ValueError("needs KIZASHI_SECRET_KEY, which makes the pseudonyms: set it, and keep it for good")
+        return wanted
 
     @field_validator("metrics_peers")
     @classmethod
