@@ -27,15 +27,15 @@ ASK_SECONDS: Final = 30.0
 ALL_SECONDS: Final = 90.0
 
 FILES: Final = """
-SELECT path, kind, first_day, last_day, rows, bytes, first_account, last_account FROM archive_files
+SELECT path, kind, first_day, last_day, rows, bytes, first_account, last_account, created_at FROM archive_files
 WHERE replaced_at IS NULL AND ($1::date IS NULL OR last_day >= $1) AND ($2::date IS NULL OR first_day <= $2)
     AND ($3::text[] IS NULL OR kind = ANY($3))
 ORDER BY first_day, last_day, kind, created_at, path
 """
 LIST: Final = """
 INSERT INTO archive_files (path, kind, first_day, last_day, rows, bytes, first_account, last_account, created_at)
-SELECT u.*, $9 FROM unnest($1::text[], $2::text[], $3::date[], $4::date[], $5::bigint[], $6::bigint[], $7::text[],
-                           $8::text[]) AS u
+SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::date[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
+                     $9::timestamptz[]) AS u
 """
 REPLACE: Final = """
 UPDATE archive_files SET replaced_at = $2 WHERE path = ANY($1::text[]) AND replaced_at IS NULL RETURNING path
@@ -137,7 +137,7 @@ class Archive:
                 replaced = await connection.fetch(REPLACE, sorted(old), now)
                 done = len(replaced) == len(old)
                 if done:
-                    await list_files(connection, new, now)
+                    await list_files(connection, new)
             finally:
                 await (transaction.commit() if done else transaction.rollback())
         return done
@@ -171,21 +171,36 @@ def open_archive(engine: AsyncEngine, url: str) -> Archive:
     try:
         if parts.scheme == "file":
             return Archive(engine, LocalStore(unquote(parts.path), mkdir=True))
-        timeouts: Any = {"timeout": timedelta(seconds=ASK_SECONDS), "connect_timeout": timedelta(seconds=5)}
+        # Plain HTTP only where the operator's own endpoint says so.
+        timeouts: Any = {
+            "timeout": timedelta(seconds=ASK_SECONDS),
+            "connect_timeout": timedelta(seconds=5),
+            "allow_http": True,
+        }
         retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=ASK_SECONDS)}
         return Archive(engine, from_url(url, client_options=timeouts, retry_config=retries))
     except (BaseError, OSError) as error:
         raise ValueError(f"the archive cannot be opened: {str(error).splitlines()[0][:300]}") from None
 
 
-async def list_files(connection: Any, files: Sequence[ArchiveFile], now: datetime) -> None:
+async def list_files(connection: Any, files: Sequence[ArchiveFile]) -> None:
     """From this transaction's end on they count."""
     if files:
         rows = [
-            (f.path, f.slot.kind, f.slot.first_day, f.slot.last_day, f.rows, f.size, f.first_account, f.last_account)
+            (
+                f.path,
+                f.slot.kind,
+                f.slot.first_day,
+                f.slot.last_day,
+                f.rows,
+                f.size,
+                f.first_account,
+                f.last_account,
+                f.created_at,
+            )
             for f in files
         ]
-        await connection.execute(LIST, *zip(*rows, strict=True), now)
+        await connection.execute(LIST, *zip(*rows, strict=True))
 
 
 def _file(row: Any) -> ArchiveFile:
@@ -193,6 +208,7 @@ def _file(row: Any) -> ArchiveFile:
     return ArchiveFile(
         path=row["path"], slot=slot, rows=row["rows"], size=row["bytes"],
         first_account=row["first_account"], last_account=row["last_account"],
+        created_at=row["created_at"],
     )  # fmt: skip
 
 

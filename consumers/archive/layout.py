@@ -8,7 +8,7 @@ few row groups.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -102,6 +102,7 @@ class ArchiveFile:
     size: int
     first_account: str
     last_account: str
+    created_at: datetime
 
 
 def month_of(day: date) -> tuple[date, date]:
@@ -110,8 +111,8 @@ def month_of(day: date) -> tuple[date, date]:
     return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
 
 
-def frame_of(columns: dict[str, Sequence[Any]]) -> pl.DataFrame:
-    """Columns as in ``SCHEMA``; times may be epoch µs."""
+def frame_of(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    """Columns as in ``SCHEMA``; times as instants or as epoch µs."""
     return pl.DataFrame({name: pl.Series(name, columns[name], dtype=type_) for name, type_ in SCHEMA.items()})
 
 
@@ -159,9 +160,10 @@ def from_parquet(raw: bytes) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(raw), columns=list(SCHEMA), use_statistics=True)
 
 
-def described(path: str, slot: Slot, frame: pl.DataFrame, size: int) -> ArchiveFile:
+def described(path: str, slot: Slot, frame: pl.DataFrame, size: int, now: datetime) -> ArchiveFile:
     accounts = frame["account_id"]
     return ArchiveFile(
         path=path, slot=slot, rows=frame.height, size=size,
         first_account=str(accounts.min()), last_account=str(accounts.max()),
+        created_at=now,
     )  # fmt: skip
