@@ -38,8 +38,13 @@ class Limits:
 
 
 def split(body: bytes, *, now: datetime, limits: Limits) -> list[Item]:
-    """Every item of the body with its verdict. Raises BadEvent when the body as a whole cannot be taken: empty, or with
-    more events than allowed. The body's own size is bounded by the caller, before it is read."""
+    """Every item of the body with its verdict. Raises like ``cut``."""
+    return [(index, _verdict(raw, now, limits), len(raw)) for index, raw in enumerate(cut(body, limits))]
+
+
+def cut(body: bytes, limits: Limits) -> list[bytes]:
+    """Every item of the body as it is. Raises BadEvent when the body as a whole cannot be taken: empty, or with more
+    events than allowed. The body's own size is bounded by the caller, before it is read."""
     text = body.removeprefix(_BOM).strip(_BLANK)
     if not text:
         raise bad("", "the body is empty", "send an event, a list of events, or an event per line", "malformed")
@@ -47,7 +52,7 @@ def split(body: bytes, *, now: datetime, limits: Limits) -> list[Item]:
     if len(items) > limits.batch_max_events:
         remedy = f"send at most {limits.batch_max_events} events per request"
         raise bad("", "the body has too many events", remedy, "too_large")
-    return [(index, _verdict(raw, now, limits), len(raw)) for index, raw in enumerate(items)]
+    return items
 
 
 def _verdict(raw: bytes, now: datetime, limits: Limits) -> Event | BadEvent:
