@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,17 +17,21 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from consumers.broker import DEFAULT_TIMEOUT_SECONDS, STOP_SECONDS, BrokerUnavailable
+from consumers.broker_metadata import read_topic_marks
 
 RETENTION_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopicSurvey:
-    """``ends``: per partition the offset that the next record gets. ``retention_ms``: None where the broker does not
-    say, -1 for ever."""
+    """Per partition: ``ends``, the offset that the next record gets, transactions under way aside; ``starts``, the
+    first one still held. ``retention_ms``: None where the broker does not say, -1 for ever. ``topic_id``: None where it
+    gives none."""
 
     ends: Mapping[int, int]
     retention_ms: int | None
+    starts: Mapping[int, int] = field(default_factory=dict)
+    topic_id: str | None = None
 
     @property
     def partitions(self) -> int:
@@ -57,7 +61,9 @@ async def survey(bootstrap: str, topics: Sequence[str], *, timeout_seconds: floa
 async def _survey(bootstrap: str, topics: Sequence[str], timeout_seconds: float) -> Survey:
     milliseconds = int(timeout_seconds * 1000)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=milliseconds)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, request_timeout_ms=milliseconds)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, request_timeout_ms=milliseconds, isolation_level="read_committed"
+    )
     try:
         await admin.start()
         await consumer.start()
@@ -69,6 +75,8 @@ async def _survey(bootstrap: str, topics: Sequence[str], timeout_seconds: float)
         }
         places = [TopicPartition(topic, number) for topic, numbers in partitions.items() for number in numbers]
         ends = await consumer.end_offsets(places) if places else {}
+        starts = await consumer.beginning_offsets(places) if places else {}
+        marks = await read_topic_marks(consumer._client, list(partitions)) if places else {}
         retentions = {topic: await _retention(admin, topic) for topic in partitions}
     finally:
         for client in (admin.close, consumer.stop):
@@ -82,6 +90,8 @@ async def _survey(bootstrap: str, topics: Sequence[str], timeout_seconds: float)
             topic: TopicSurvey(
                 ends={number: ends[TopicPartition(topic, number)] for number in numbers},
                 retention_ms=retentions[topic],
+                starts={number: starts[TopicPartition(topic, number)] for number in numbers},
+                topic_id=marks[topic].id,
             )
             for topic, numbers in partitions.items()
         },

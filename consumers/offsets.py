@@ -181,6 +181,12 @@ class Offsets:
             rows = await connection.fetch(READ, self._group, *zip(*partitions, strict=True))
         return {(row["topic"], row["partition"]): _stored(row) for row in rows}
 
+    async def read(self, place: Partition) -> Stored | None:
+        """As it is stored; None when nobody ever held the partition."""
+        async with raw_connection(self._engine) as connection:
+            row = await connection.fetchrow(READ, self._group, [place[0]], [place[1]])
+        return None if row is None else _stored(row)
+
     async def start_anew(
         self, begun: Mapping[Partition, tuple[Stored, Log]], now: datetime, *, why: str = BEGAN_ANEW
     ) -> list[Position]:

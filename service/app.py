@@ -18,7 +18,20 @@ from starlette.responses import Response
 from consumers.broker import BrokerError
 from consumers.events import json_schema
 from service import board
-from service.api import accounts, alerts, audit, deliveries, events, keys, ops, people, reference, rules
+from service.api import (
+    accounts,
+    alerts,
+    audit,
+    dead_letters,
+    deliveries,
+    events,
+    keys,
+    ops,
+    partitions,
+    people,
+    reference,
+    rules,
+)
 from service.api.schemas import openapi
 from service.deps import Deps
 from service.errors import as_problem, respond
@@ -47,7 +60,7 @@ TAGS = [
     {"name": "accounts", "description": "Accounts at risk, and all that is known of one"},
     {"name": "alerts", "description": "Alerts, and what people do with them"},
     {"name": "deliveries", "description": "Messages to people"},
-    {"name": "dead letters", "description": "Records that could not be read"},
+    {"name": "dead letters", "description": "What could not be read: looked at, mended, sent again, discarded"},
     {"name": "people", "description": "Owners, managers, stand-ins"},
     {"name": "keys", "description": "API keys"},
     {"name": "privacy", "description": "Erasing and handing out what is held on somebody, and who did what"},
@@ -60,6 +73,8 @@ ROUTERS = (
     accounts.router,
     alerts.router,
     deliveries.router,
+    dead_letters.router,
+    partitions.router,
     people.router,
     keys.router,
     rules.router,

@@ -1,4 +1,4 @@
-"""Messages to people, and records that could not be read: what went out, what did not, and what to do about it."""
+"""Messages to people: what went out, what did not, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from sqlalchemy import select, update
 from starlette.responses import Response
 
 from alerts.tables import deliveries as deliveries_table
-from consumers.tables import dead_letters as dead_letters_table
 from service import queries
 from service.api.common import Cursor, DepsDep, Limit, ReadKey, Strict, Word, WriteKey, answer
 from service.api.schemas import answers
 from service.errors import Problem, not_found
-from service.queries import DeadLetter, DeadLetterFilter, DeadLetterPage, DeliveryFilter, DeliveryItem, DeliveryPage
+from service.queries import DeliveryFilter, DeliveryItem, DeliveryPage
 
 router = APIRouter(prefix="/api/v1")
-
-MAX_BIGINT = 2**63 - 1
-DeadLetterId = Annotated[int, Path(ge=1, le=MAX_BIGINT, description="Its `dead_letter_id`")]
 
 
 class DeliveryQuery(Strict):
@@ -78,73 +74,6 @@ async def retry_delivery(
                 .values(status="pending", next_attempt_at=deps.clock(), leased_until=None)
             )
             found = await queries.delivery(conn, delivery_id)
-        assert found is not None
-        return found
-
-    return answer(await deps.shielded(write()))
-
-
-class DeadLetterQuery(Strict):
-    """Filters are joined by AND; a repeated one by OR."""
-
-    status: list[Literal["open", "retried", "discarded"]] = Field(default=[], max_length=3)
-    reason: list[Word] = Field(default=[], max_length=20)
-    topic: Word | None = None
-    limit: Limit = 50
-    cursor: Cursor = None
-
-
-@router.get(
-    "/dead-letters",
-    tags=["dead letters"],
-    summary="Records that could not be read",
-    responses=answers(DeadLetterPage, "A page, newest first"),
-)
-async def list_dead_letters(deps: DepsDep, _: ReadKey, query: Annotated[DeadLetterQuery, Query()]) -> Response:
-    """With place, bytes (base64, cut in this list) and faults."""
-    where = DeadLetterFilter(statuses=tuple(query.status), reasons=tuple(query.reason), topic=query.topic)
-    async with deps.reading() as conn:
-        return answer(await queries.dead_letters(conn, where, query.cursor, query.limit))
-
-
-@router.get(
-    "/dead-letters/{dead_letter_id}",
-    tags=["dead letters"],
-    summary="One dead letter",
-    responses=answers(DeadLetter, "With its whole value", 404),
-)
-async def show_dead_letter(deps: DepsDep, _: ReadKey, dead_letter_id: DeadLetterId) -> Response:
-    """The record as it came."""
-    async with deps.reading() as conn:
-        found = await queries.dead_letter(conn, dead_letter_id)
-    if found is None:
-        raise not_found("dead letter", dead_letter_id)
-    return answer(found)
-
-
-@router.post(
-    "/dead-letters/{dead_letter_id}/discard",
-    tags=["dead letters"],
-    summary="Discard a dead letter",
-    responses=answers(DeadLetter, "Discarded, and kept for the record", 404, 409),
-)
-async def discard_dead_letter(deps: DepsDep, _: WriteKey, dead_letter_id: DeadLetterId) -> Response:
-    """Says that nobody needs to look at it any more."""
-    table = dead_letters_table.c
-
-    async def write() -> DeadLetter:
-        async with deps.writing() as conn:
-            status = await conn.scalar(
-                select(table.status).where(table.dead_letter_id == dead_letter_id).with_for_update()
-            )
-            if status is None:
-                raise not_found("dead letter", dead_letter_id)
-            if status != "open":
-                raise Problem(409, "not-allowed", f"only an open dead letter can be discarded, this one is {status}")
-            await conn.execute(
-                update(dead_letters_table).where(table.dead_letter_id == dead_letter_id).values(status="discarded")
-            )
-            found = await queries.dead_letter(conn, dead_letter_id)
         assert found is not None
         return found
 

@@ -7,8 +7,17 @@ and rows that arrive meanwhile shift nothing.
 
 from service.queries.accounts import account, account_exists, filters, freshness, person, portfolio, risk_list
 from service.queries.activity import activity, score_history, timeline
-from service.queries.alerts import alert, alerts, count_alerts, dead_letter, dead_letters, deliveries, delivery
+from service.queries.alerts import alert, alerts, count_alerts, deliveries, delivery
 from service.queries.cursors import BadCursorError
+from service.queries.dead_letters import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    LetterCount,
+    dead_letter,
+    dead_letters,
+    open_dead_letters,
+)
 from service.queries.status import RulebookView, StatusView, people_list, rulebook, status
 from service.queries.types import (
     MAX_LIMIT,
@@ -22,9 +31,6 @@ from service.queries.types import (
     Attribute,
     Choices,
     CurrencyTotal,
-    DeadLetter,
-    DeadLetterFilter,
-    DeadLetterPage,
     DeliveryFilter,
     DeliveryItem,
     DeliveryPage,
@@ -65,6 +71,7 @@ __all__ = [
     "DeliveryItem",
     "DeliveryPage",
     "Freshness",
+    "LetterCount",
     "OpenAlert",
     "OwnerChoice",
     "Person",
@@ -93,6 +100,7 @@ __all__ = [
     "delivery",
     "filters",
     "freshness",
+    "open_dead_letters",
     "people_list",
     "person",
     "portfolio",

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import deliveries as deliveries_table
 from alerts.tables import delivery_attempts, episodes, transitions
-from consumers.tables import dead_letters as dead_letters_table
 from health.tables import health
 from service.queries import cursors
 from service.queries.owners import owned_by, owner_name
@@ -23,16 +22,11 @@ from service.queries.types import (
     AlertItem,
     AlertPage,
     Attempt,
-    DeadLetter,
-    DeadLetterFilter,
-    DeadLetterPage,
     DeliveryFilter,
     DeliveryItem,
     DeliveryPage,
     Transition,
 )
-
-DEAD_LETTER_PREVIEW_BYTES = 2048
 
 
 async def alerts(conn: AsyncConnection, where: AlertFilter, cursor: str | None, limit: int) -> AlertPage:
@@ -190,42 +184,3 @@ async def _with_attempts(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> tup
         DeliveryItem(**{name: getattr(row, name) for name in own}, attempts=tuple(found.get(row.delivery_id, ())))
         for row in rows
     )
-
-
-async def dead_letters(
-    conn: AsyncConnection, where: DeadLetterFilter, cursor: str | None, limit: int
-) -> DeadLetterPage:
-    """Newest first, values cut to DEAD_LETTER_PREVIEW_BYTES. Raises BadCursorError."""
-    limit = min(limit, MAX_LIMIT)
-    table = dead_letters_table.c
-    query = _dead_letter_query(func.substr(table.value, 1, DEAD_LETTER_PREVIEW_BYTES))
-    if where.statuses:
-        query = query.where(table.status.in_(where.statuses))
-    if where.reasons:
-        query = query.where(table.reason.in_(where.reasons))
-    if where.topic is not None:
-        query = query.where(table.topic == where.topic)
-    if cursor is not None:
-        _, last = cursors.decode(cursor, "dead-letters", str, int)
-        query = query.where(table.dead_letter_id < last)
-    rows = (await conn.execute(query.order_by(table.dead_letter_id.desc()).limit(limit + 1))).all()
-    page = rows[:limit]
-    following = cursors.encode("dead-letters", None, page[-1].dead_letter_id) if len(rows) > limit else None
-    return DeadLetterPage(items=tuple(_dead_letter(row) for row in page), next_cursor=following)
-
-
-async def dead_letter(conn: AsyncConnection, dead_letter_id: int) -> DeadLetter | None:
-    """With its whole value."""
-    query = _dead_letter_query(dead_letters_table.c.value).where(dead_letters_table.c.dead_letter_id == dead_letter_id)
-    row = (await conn.execute(query)).one_or_none()
-    return None if row is None else _dead_letter(row)
-
-
-def _dead_letter_query(value: ColumnElement[Any]) -> Select[Any]:
-    kept = [column for column in dead_letters_table.c if column.name != "value"]
-    length = func.coalesce(func.octet_length(dead_letters_table.c.value), 0).label("value_bytes")
-    return select(*kept, value.label("value"), length)
-
-
-def _dead_letter(row: Row[Any]) -> DeadLetter:
-    return DeadLetter(**{name: getattr(row, name) for name in DeadLetter.__struct_fields__})

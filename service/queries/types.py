@@ -305,33 +305,6 @@ class AlertDetail(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: tuple[DeliveryItem, ...]  # oldest first
 
 
-class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    statuses: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()
-    topic: str | None = None
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    dead_letter_id: int
-    topic: str
-    partition: int
-    record_offset: int
-    record_timestamp: datetime | None
-    key: bytes | None
-    value: bytes | None  # the record as it came; lists cut it (`value_bytes` is its whole length)
-    value_bytes: int
-    headers: list[Any]
-    errors: list[dict[str, Any]]
-    reason: str
-    status: str
-    created_at: datetime
-
-
-class DeadLetterPage(msgspec.Struct, frozen=True, kw_only=True):
-    items: tuple[DeadLetter, ...]
-    next_cursor: str | None
-
-
 class OwnerChoice(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     name: str | None
