@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -33,6 +33,7 @@ from consumers.store import TRANSIENT, Facts, Statement, Store, raw_connection, 
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
+Polled = Mapping[Partition, Sequence[Record]]
 
 SHOWN_CHARACTERS: Final = 300
 SLICE: Final = 256
@@ -87,19 +88,74 @@ class Applied:
     duplicates: int
 
 
-class Applies(Protocol):
-    """What the loop brings its records to: the facts (``Applier``), or the archive."""
+class Ready(Protocol):
+    """What ``prepare`` hands to ``store``."""
+
+    @property
+    def positions(self) -> Mapping[Partition, Position]:
+        """Where its partitions stand once it is stored."""
+        ...
+
+
+R = TypeVar("R", bound=Ready)
+
+
+class Applies(Protocol[R]):
+    """What the loop brings its records to: the facts (``Applier``), or, behind ``AtOnce``, the archive."""
+
+    def forget(self) -> None: ...
+
+    async def prepare(
+        self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
+    ) -> R | None: ...
+
+    async def store(self, prepared: R) -> Applied: ...
+
+
+class AppliesAtOnce(Protocol):
+    """What does everything in one step."""
 
     def forget(self) -> None: ...
 
     async def apply(
-        self,
-        polled: Mapping[Partition, Sequence[Record]],
-        positions: Mapping[Partition, Position],
-        *,
-        now: datetime,
-        catching_up: bool,
+        self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
     ) -> Applied | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unprepared:
+    """The arguments of ``apply``, and where it leads."""
+
+    polled: Polled
+    before: Mapping[Partition, Position]
+    now: datetime
+    catching_up: bool
+    positions: Mapping[Partition, Position]
+
+
+class AtOnce:
+    """For the loop: nothing is prepared, everything is done when it is stored."""
+
+    def __init__(self, inner: AppliesAtOnce) -> None:
+        self._inner = inner
+
+    def forget(self) -> None:
+        self._inner.forget()
+
+    async def prepare(
+        self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
+    ) -> Unprepared | None:
+        after = {step.after.place: step.after for step, _ in steps(polled, positions)}
+        if not after:
+            return None
+        return Unprepared(polled=polled, before=positions, now=now, catching_up=catching_up, positions=after)
+
+    async def store(self, prepared: Unprepared) -> Applied:
+        applied = await self._inner.apply(
+            prepared.polled, prepared.before, now=prepared.now, catching_up=prepared.catching_up
+        )
+        assert applied is not None
+        return applied
 
 
 def read_records(
@@ -146,6 +202,17 @@ def read_records(
     return reading
 
 
+def steps(polled: Polled, positions: Mapping[Partition, Position]) -> list[tuple[Advance, list[Record]]]:
+    """What is new in ``polled``, by partition in order: records below a partition's position, and partitions without
+    one, are passed over. Pure."""
+    found = []
+    for place in sorted(positions.keys() & polled.keys()):
+        new = [record for record in polled[place] if record.offset >= positions[place].next_offset]
+        if new:
+            found.append((advance(positions[place], new), new))
+    return found
+
+
 def advance(position: Position, records: Sequence[Record]) -> Advance:
     """The step of a partition over ``records``, which are in order and not empty. Pure."""
     last = records[-1]
@@ -188,24 +255,14 @@ class Applier:
         self._memory += 1
 
     async def apply(
-        self,
-        polled: Mapping[Partition, Sequence[Record]],
-        positions: Mapping[Partition, Position],
-        *,
-        now: datetime,
-        catching_up: bool,
+        self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
     ) -> Applied | None:
         """Stores what is new in ``polled``; None when nothing is. Raises LostPartition, DatabaseAway."""
         prepared = await self.prepare(polled, positions, now=now, catching_up=catching_up)
         return None if prepared is None else await self.store(prepared)
 
     async def prepare(
-        self,
-        polled: Mapping[Partition, Sequence[Record]],
-        positions: Mapping[Partition, Position],
-        *,
-        now: datetime,
-        catching_up: bool,
+        self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
     ) -> Prepared | None:
         """Makes a batch of what is new in ``polled``; None when nothing is. Raises DatabaseAway.
 
@@ -213,19 +270,14 @@ class Applier:
         stand once the batches prepared before are stored, which must happen first.
         """
         began = time.perf_counter()
-        advances: list[Advance] = []
-        records: list[Record] = []
-        for place in sorted(positions.keys() & polled.keys()):
-            new = [record for record in polled[place] if record.offset >= positions[place].next_offset]
-            if new:
-                advances.append(advance(positions[place], new))
-                records += new
-        if not advances:
+        new = steps(polled, positions)
+        if not new:
             return None
+        records = [record for _, lot in new for record in lot]
         memory = self._memory
         reading = await self._reading(records, {}, now)
         batch = Batch(
-            advances=tuple(advances),
+            advances=tuple(step for step, _ in new),
             arrivals=(),
             dead_letters=tuple(reading.dead_letters),
             catching_up=catching_up,

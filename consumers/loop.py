@@ -3,20 +3,27 @@
 Nothing here is needed for correctness: a consumer that has lost a partition without knowing fails the compare-and-set
 of ``consumers/store.py`` and reads its positions again. The loop's duties are to stay in the group, to wait out a
 database that is away, to stop a partition whose log cannot be trusted, and to notice when it is stuck.
+
+While a batch is being written the next one is read and prepared, and never more than that: a batch's transaction
+begins when the one before it is known to be stored. When that one is not, what was read behind it is dropped and read
+again from the positions in the database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from consumers import metrics
-from consumers.applier import Applied, Applies
+from consumers.applier import Applied, Applies, Polled, Ready
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
 from consumers.broker_metadata import TopicMark
 from consumers.offsets import VOLATILE, Log, Offsets, Opening, Stored, decide, mismatch
@@ -24,6 +31,8 @@ from consumers.poison import Poison, PoisonLimits, places
 from consumers.reach import Reach
 from consumers.records import DatabaseAway, LostPartition, Position
 from consumers.store import TRANSIENT
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +46,19 @@ NEVER: Final = -1
 
 class Stuck(RuntimeError):
     """The broker has more and nothing moves: only a new process helps. The supervisor starts one."""
+
+
+class GivenUp(Exception):
+    """A batch was not stored, and what was read behind it goes with it: the partitions are to be opened anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """The batch under way, and the records that it was made of."""
+
+    polled: Polled
+    prepared: Ready
+    task: asyncio.Task[Applied]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +92,7 @@ class Loop:
     def __init__(
         self,
         consumer: Consumer,
-        applier: Applies,
+        applier: Applies[Any],
         offsets: Offsets,
         *,
         clock: Callable[[], datetime],
@@ -89,7 +111,8 @@ class Loop:
         self._poison_limits = poison or PoisonLimits()
         self._poison: dict[Partition, Poison] = {}
         self._generation = NEVER
-        self._positions: dict[Partition, Position] = {}
+        self._writing: Writing | None = None
+        self._positions: dict[Partition, Position] = {}  # as stored
         self._stopped: dict[Partition, Position] = {}
         self._unsaid: dict[Partition, str] = {}  # why a partition is to be stopped, while the database is away
         self._topics: dict[str, TopicMark] = {}
@@ -112,17 +135,41 @@ class Loop:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. Raises Stuck, and BrokerError when reading cannot go on."""
-        while not stop.is_set():
-            if self._generation != self._consumer.generation and not await self._open():
-                await self._idle(RETRY_SECONDS)
-                continue
-            polled = await self._gather()
-            if polled and not await self._apply(polled, stop):
-                continue  # what was read is dropped: the client's position says nothing until partitions are open again
-            if time.monotonic() >= self._next_beat:
-                await self._beat()
-                self._next_beat = time.monotonic() + BEAT_SECONDS
+        try:
+            while not stop.is_set():
+                if self._generation != self._consumer.generation and not await self._reopen(stop):
+                    await self._idle(RETRY_SECONDS)
+                    continue
+                await self._step(stop)
+            await self._settle(stop)
+        except GivenUp:  # told to stop while the database is away
+            pass
+        finally:
+            if self._writing is not None:
+                self._writing.task.cancel()
+                await asyncio.wait([self._writing.task])
         await self._tell_kafka()
+
+    async def _step(self, stop: asyncio.Event) -> None:
+        polled = await self._gather()
+        try:
+            if polled:
+                await self._take(polled, stop)
+            else:
+                await self._settle(stop)
+        except GivenUp:
+            self._generation = NEVER
+        if self._generation != self._consumer.generation:
+            return  # what was read is dropped: the client's position says nothing until partitions are open again
+        if time.monotonic() >= self._next_beat:
+            await self._beat()
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+
+    async def _reopen(self, stop: asyncio.Event) -> bool:
+        """What is under way ends first: the positions are read after it."""
+        with contextlib.suppress(GivenUp):
+            await self._settle(stop)
+        return await self._open()
 
     async def _open(self) -> bool:
         """Positions every partition held; False: try again."""
@@ -251,46 +298,70 @@ class Loop:
             del records[0]
         return polled
 
-    async def _apply(self, polled: Mapping[Partition, list[Record]], stop: asyncio.Event) -> bool:
-        """Until it is stored, or the partitions are lost (False). While the database is away they are paused, and
-        polled on, so that the group does not think us dead."""
-        paused = stored = False
-        while not stop.is_set() and self._generation == self._consumer.generation:
-            try:
-                applied = await self._applier.apply(
-                    polled, self._positions, now=self._clock(), catching_up=self._behind
-                )
-            except LostPartition as error:
-                logger.warning("batch undone, others hold or erased: %s", error)
-                metrics.LOST.inc()
-                self._generation = NEVER
-                await asyncio.sleep(POLL_SECONDS)
-            except DatabaseAway as error:
-                logger.warning("waiting for the database: %s", error)
-                if not paused:
-                    paused = True
-                    self._away(True)
-                    self._consumer.pause(self._positions)
-                await self._idle(RETRY_SECONDS)
-                continue
-            else:
-                await self._advance(polled, applied)
-                stored = True
-            break
-        if paused:
-            self._away(False)
-            self._consumer.resume(self._positions)
-            self._moved.clear()
-        return stored
+    async def _take(self, polled: Polled, stop: asyncio.Event) -> None:
+        """Prepares a batch beside the write of the one before it, and begins its own. Raises GivenUp."""
+        prepared = await self._prepare(polled, stop)
+        await self._settle(stop)
+        if prepared is not None and not prepared.positions.keys() <= self._positions.keys():
+            # A partition was stopped over the batch before: nothing more of it is applied.
+            self._applier.forget()
+            prepared = await self._prepare(polled, stop)
+        if prepared is not None:
+            task = asyncio.create_task(self._applier.store(prepared))
+            self._writing = Writing(polled=polled, prepared=prepared, task=task)
 
-    async def _advance(self, polled: Mapping[Partition, Sequence[Record]], applied: Applied | None) -> None:
-        """Stops the partitions that bring too many dead letters: what they had is stored, what follows waits."""
-        if applied is None:
+    async def _prepare(self, polled: Polled, stop: asyncio.Event) -> Ready | None:
+        before = {} if self._writing is None else self._writing.prepared.positions
+        expected = {place: before.get(place, position) for place, position in self._positions.items()}
+        now, behind = self._clock(), self._behind
+        prepare = partial(self._applier.prepare, polled, expected, now=now, catching_up=behind)
+        return await self._patiently(prepare, stop)
+
+    async def _settle(self, stop: asyncio.Event) -> None:
+        """Waits until what is being written is stored. Raises GivenUp when it never will be."""
+        writing, self._writing = self._writing, None
+        if writing is None:
             return
+        tries = itertools.chain([writing.task], (self._applier.store(writing.prepared) for _ in itertools.count()))
+        applied = await self._patiently(lambda: next(tries), stop)
+        await self._advance(writing.polled, applied)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        """Until it is done. While the database is away the partitions are paused, and polled on, so that the group does
+        not think us dead. Raises GivenUp when they are lost, or when told to stop."""
+        paused = False
+        try:
+            while True:
+                try:
+                    return await step()
+                except LostPartition as error:
+                    logger.warning("batch undone, others hold or erased: %s", error)
+                    metrics.LOST.inc()
+                    await asyncio.sleep(POLL_SECONDS)
+                    raise GivenUp from error
+                except DatabaseAway as error:
+                    logger.warning("waiting for the database: %s", error)
+                    if not paused:
+                        paused = True
+                        self._away(True)
+                        self._consumer.pause(self._positions)
+                    await self._idle(RETRY_SECONDS)
+                    if stop.is_set() or self._generation != self._consumer.generation:
+                        raise GivenUp from error
+        finally:
+            if paused:
+                self._away(False)
+                self._consumer.resume(self._positions)
+                self._moved.clear()
+
+    async def _advance(self, polled: Polled, applied: Applied) -> None:
+        """Stops the partitions that bring too many dead letters: what they had is stored, what follows waits."""
         bad: dict[Partition, set[int]] = {}
         for letter in applied.dead_letters:
             bad.setdefault((letter.record.topic, letter.record.partition), set()).add(letter.record.offset)
         for place, after in applied.positions.items():
+            if place not in self._positions:  # stopped meanwhile
+                continue
             first = self._positions[place].next_offset
             self._positions[place] = after
             if place not in bad:
@@ -417,7 +488,10 @@ class Loop:
 
     def _reached(self, position: Position) -> int:
         """Everything below is applied. A transaction's marker takes an offset and is no record: the client has stepped
-        over it, and our position has not. Only to be asked while nothing that was read waits to be applied."""
+        over it, and our position has not. Where a batch is still being written, the client says nothing. Only to be
+        asked while nothing else that was read waits to be applied."""
+        if self._writing is not None and position.place in self._writing.prepared.positions:
+            return position.next_offset
         return max(position.next_offset, self._consumer.position(*position.place))
 
     @property
