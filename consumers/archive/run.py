@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from consumers import metrics
-from consumers.applier import Limits
+from consumers.applier import AtOnce, Limits, Polled
 from consumers.archive.compaction import compact
 from consumers.archive.files import Archive, ArchiveError
 from consumers.archive.writing import ArchiveOffsets, Archivist, archive_group
@@ -90,6 +90,11 @@ class ArchiveLoop(Loop):
         held, self._held = self._held, {}
         return held
 
+    async def _take(self, polled: Polled, stop: asyncio.Event) -> None:
+        """To its end: to gather the next one may take a minute, and until then nobody would look."""
+        await super()._take(polled, stop)
+        await self._settle(stop)
+
     def _ends(self) -> bool:
         stopping = self._stopping is not None and self._stopping.is_set()
         return stopping or self._generation != self._consumer.generation
@@ -120,7 +125,7 @@ async def run_archive(
     )
     loop = ArchiveLoop(
         consumer,
-        Archivist(archive, options.group, limits),
+        AtOnce(Archivist(archive, options.group, limits)),
         ArchiveOffsets(archive.engine, options.group),
         clock=clock,
         pace=options.pace,
