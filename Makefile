@@ -15,6 +15,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS ?= 2
 TESTS ?= tests
 NAME ?= ingest
+FAULTS_INJECTIONS ?= 200
+FAULTS_SEED ?=
 
 .PHONY: help
 help: ## List the verbs
@@ -47,6 +49,11 @@ types: $(VENV)/.installed-dev ## Check types (mypy --strict)
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## Run one benchmark: NAME=ingest runs bench/ingest.py
 	$(BIN)/python -m bench.$(NAME)
+
+.PHONY: faults
+faults: $(VENV)/.installed-dev ## Kill and break everything under load, compare the facts (FAULTS_INJECTIONS=200, FAULTS_SEED=7)
+	@mkdir -p .kizashi
+	$(BIN)/python -m tests.faults.campaign --injections $(FAULTS_INJECTIONS) --out .kizashi/faults.json $(FAULTS_SEED:%=--seed %)
 
 .PHONY: fmt
 fmt: $(VENV)/.installed-dev ## Format, and fix what can be fixed safely
