@@ -24,6 +24,7 @@ from service.api import (
     audit,
     dead_letters,
     deliveries,
+    erasures,
     events,
     keys,
     ops,
@@ -35,6 +36,7 @@ from service.api import (
 from service.api.schemas import openapi
 from service.deps import Deps
 from service.errors import as_problem, respond
+from service.ingest.door import Door
 from service.middleware import BodyGuard, LastResort, RequestContext, SecurityHeaders
 from service.queries import BadCursorError
 
@@ -69,7 +71,6 @@ TAGS = [
 ]
 
 ROUTERS = (
-    events.router,
     accounts.router,
     alerts.router,
     deliveries.router,
@@ -79,6 +80,7 @@ ROUTERS = (
     keys.router,
     rules.router,
     ops.router,
+    erasures.router,
     audit.router,
     reference.router,
 )
@@ -98,6 +100,7 @@ def create_app(deps: Deps) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan,
         middleware=[
+            Middleware(Door, deps=deps),
             Middleware(RequestContext),
             Middleware(SecurityHeaders),
             Middleware(LastResort),
@@ -120,7 +123,7 @@ def create_app(deps: Deps) -> FastAPI:
 def _described(app: FastAPI) -> Any:
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi(app, DESCRIPTION, json_schema())
+            app.openapi_schema = openapi(app, DESCRIPTION, json_schema(), events.paths())
         return app.openapi_schema
 
     return described

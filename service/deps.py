@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.broker import Producer
 from consumers.intake import Intake
+from consumers.sources import FILE_NAME, Sources
+from consumers.sources import load as load_sources
 from service.auth import KeyRing
 from service.clock import Clock, utc_now
 from service.db import make_engine, revisions
@@ -45,6 +47,8 @@ class Deps:
     clock: Clock
     engine: AsyncEngine
     producer: EventProducer
+    sources: Sources = field(default_factory=Sources)
+    """What is agreed with the senders of foreign events."""
     door: AsyncEngine = field(init=False)
     """A few connections for keys and probes alone: neither may queue behind the readers."""
     keys: KeyRing = field(init=False)
@@ -128,6 +132,7 @@ def build(settings: Settings) -> Deps:
             timeout_seconds=settings.database_timeout_seconds,
             application_name="kizashi-api",
         ),
+        sources=load_sources(settings.rules_dir / FILE_NAME),
         # A tenth is kept back for the answer, so that the 503 itself comes within the promised time.
         producer=Producer(
             settings.kafka_bootstrap, client_id="kizashi-api", timeout_seconds=settings.accept_timeout_seconds * 0.9

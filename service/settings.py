@@ -66,6 +66,17 @@ class Settings(BaseSettings):
     poison_window: int = Field(default=1_000, ge=1_000, description="Records over which that share is judged, at least")
     poison_in_a_row: int = Field(default=100, ge=1, description="So many dead letters in a row stop a partition")
 
+    # The HTTP door
+    ingest_events_per_second: float = Field(default=20_000, gt=0, description="Events a key may send, in the long run")
+    ingest_burst_events: int = Field(default=100_000, gt=0, description="Events a key may send at once after a pause")
+    ingest_bad_keys_per_minute: int = Field(
+        default=60, gt=0, description="Requests with no valid key taken from one address, in the long run and at once"
+    )
+    ingest_max_requests: int = Field(default=500, gt=0, description="Requests with events answered at once")
+    ingest_max_bytes: int = Field(
+        default=64 * 1024 * 1024, gt=0, description="Bytes of their bodies held at once, as sent and inflated"
+    )
+
     # Evaluation
     coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
     evaluator_batch: int = Field(default=500, ge=1, le=500, description="Accounts locked and evaluated at once")

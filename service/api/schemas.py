@@ -27,6 +27,7 @@ MEANINGS = {
     413: "Too large; the detail says which limit",
     415: "The body's type or encoding is not taken",
     422: "The input does not fit; `errors` names field, problem and remedy",
+    429: "The key, or the address with keys that are none, asks too often; `Retry-After` says how long to wait",
     500: "Our fault",
     503: "Database or broker away, or too many requests: try again after `Retry-After` seconds",
 }
@@ -67,8 +68,10 @@ def body_of(model: type[BaseModel], example: dict[str, Any], *, required: bool =
     }
 
 
-def openapi(app: FastAPI, description: str, event_schema: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the whole API."""
+def openapi(
+    app: FastAPI, description: str, event_schema: dict[str, Any], more_paths: dict[str, Any]
+) -> dict[str, Any]:
+    """OpenAPI 3.1 of the whole API; `more_paths`: of what is answered outside of the app's routes."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -78,6 +81,7 @@ def openapi(app: FastAPI, description: str, event_schema: dict[str, Any]) -> dic
         openapi_version="3.1.0",
         tags=app.openapi_tags,
     )
+    document["paths"] = {**more_paths, **document["paths"]}
     schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
     structs = (*_answers.values(), ProblemDocument)
     _, components = msgspec.json.schema_components(structs, ref_template=REF)
