@@ -238,9 +238,26 @@ async def _sender(settings: Settings, stop: asyncio.Event) -> int:
     except ValueError as error:
         log.error("a channel is not set up right", problem=str(error))  # noqa: TRY400 - the words say it all
         return EX_CONFIG
-    async with _engine(settings, "sender") as engine, _metrics(settings, _database(engine)):
+    async with _engine(settings, "sender") as engine, _metrics(settings, _database(engine)), _erasing(settings):
         await run_sender(engine, ways_out, stop, utc_now)
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _erasing(settings: Settings) -> AsyncIterator[None]:
+    """Works off erasures beside the sender, which has the most time to spare."""
+    from service import erasures
+
+    engine = erasures.make_patient_engine(settings, "erasures")
+    stop = asyncio.Event()
+    watching = asyncio.create_task(erasures.eraser(settings, engine).watch(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await engine.dispose()
 
 
 @contextlib.asynccontextmanager

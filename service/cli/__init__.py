@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backfill, demo, doctor, keys, migrate, rules, serve
+from service.cli import backfill, demo, doctor, forget, keys, migrate, rules, serve
 
 app = typer.Typer(
     name="kizashi",
@@ -20,6 +20,7 @@ app.command()(migrate.migrate)
 app.command()(demo.demo)
 app.command()(backfill.backfill)
 app.command()(doctor.doctor)
+app.command()(forget.forget)
 app.add_typer(keys.app, name="keys")
 app.add_typer(rules.app, name="rules")
 
