@@ -182,7 +182,10 @@ def read_records(
             if event.timestamp > latest and (problem := check_time(event, now, limits.future_tolerance)) is not None:
                 raise problem
         except BadEvent as error:
-            letters.append(DeadLetter(record=record, error=error))
+            if erased and erased.named_in((record.key, record.value), max(record.timestamp_ms, 0) * 1000):
+                reading.erased += 1
+            else:
+                letters.append(DeadLetter(record=record, error=error))
             continue
         # A record's time is its producer's: not known (-1) or ahead of us, it says nothing about the arrival.
         stamped = record.timestamp_ms * 1000 if event.received_at is None else to_us(event.received_at)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from consumers.kinds import ERASED_USER
 
-SHORTEST_WORD: Final = 6
-_WORD: Final = re.compile(r"[^\s,;<>()\[\]{}\"'`|\\]+")
-_EDGES: Final = ".:!?*_/=&#"
+SHORTESTWORD: Final = 6
+WORD: Final = re.compile(r"[^\s,;<>()\[\]{}\"'`|\\]+")
+EDGES: Final = ".:!?*_/=&#"
 
 IsErased = Callable[[str], bool]
 
@@ -26,7 +26,7 @@ def normal(name: str) -> str:
 
 
 def distinctive(word: str) -> bool:
-    return "@" in word or (len(word) >= SHORTEST_WORD and not word.isdigit())
+    return "@" in word or (len(word) >= SHORTESTWORD and not word.isdigit())
 
 
 def names_match(names: Collection[str]) -> IsErased:
@@ -39,20 +39,20 @@ def clean_text(text: str, is_erased: IsErased) -> str:
     """The text without names; the very same object when there is none."""
     if is_erased(text):
         return ERASED_USER
-    if len(text) < SHORTEST_WORD:
+    if len(text) < SHORTESTWORD:
         return text
     found = False
 
     def replaced(match: re.Match[str]) -> str:
         nonlocal found
         word = match[0]
-        for shown in (word, word.strip(_EDGES), *_parts(word)):
+        for shown in (word, word.strip(EDGES), *_parts(word)):
             if distinctive(shown) and is_erased(shown):
                 found = True
                 return word.replace(shown, ERASED_USER)
         return word
 
-    cleaned = _WORD.sub(replaced, text)
+    cleaned = WORD.sub(replaced, text)
     return cleaned if found else text
 
 

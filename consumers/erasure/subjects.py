@@ -97,21 +97,22 @@ class Mentions:
 
     def value(self, value: Any) -> bool:
         """In decoded JSON; ids are often sent as numbers."""
-        return any(self._is_named(text) or self._in_text(text) for text in _texts(value))
+        return any(self._is_named(text) or self._in_text(text) for text in texts_of(value))
 
     def _in_text(self, text: str) -> bool:
         return len(text) > 5 and self._words.search(text) is not None
 
 
-def _texts(value: Any, key: str = "") -> Iterator[str]:
+def texts_of(value: Any, key: str = "") -> Iterator[str]:
+    """Every text in a JSON value, keys too, and numbers that are ids."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield str(name)
-            yield from _texts(inner, str(name))
+            yield from texts_of(inner, str(name))
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _texts(inner, key)
+            yield from texts_of(inner, key)
     elif isinstance(value, int) and not isinstance(value, bool) and _NAMES_SOMEBODY.search(key):
         yield str(value)

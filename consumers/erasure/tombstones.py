@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
-from consumers.erasure.scrub import clean, normal
+from consumers.erasure.scrub import EDGES, WORD, clean, normal
+from consumers.erasure.subjects import texts_of
 from consumers.events import Contact, Custom, Event, EventBase, Identify, Login, Survey, Ticket, Usage
 from consumers.kinds import ERASED_USER
 
@@ -83,6 +85,20 @@ class Tombstones:
             return event
         return _without_names(event, lambda text: self._is_erased(place, text, arrived_us))
 
+    def named_in(self, raws: Iterable[bytes | None], arrived_us: int) -> bool:
+        """Whether a record that could not be read, and so has no account, names somebody who was erased since."""
+        for raw in raws:
+            for text in _words_of(raw or b""):
+                if self._before(text) > arrived_us:
+                    return True
+        return False
+
+    def _before(self, text: str) -> int:
+        """When an account or a user of this name was erased, in whatever account; 0: never."""
+        named = user_hash(self.salt, text)
+        of_users = (users.get(named, 0) for users in self.users.values())
+        return max(self.accounts.get(account_hash(self.salt, text), 0), *of_users, 0)
+
     def _place(self, account_id: str) -> _Place:
         if len(self._places) >= REMEMBERED:
             self._places.clear()
@@ -113,6 +129,15 @@ def of_rows(salt: bytes, rows: Iterable[Any]) -> Tombstones:
         else:
             users.setdefault(bytes(row["scope"]), {})[bytes(row["subject"])] = row["at"]
     return Tombstones(salt=salt, accounts=accounts, users=users)
+
+
+def _words_of(raw: bytes) -> set[str]:
+    """The values of JSON and the words in them; of anything else, its words."""
+    try:
+        texts = set(texts_of(msgspec.json.decode(raw)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        texts = {raw.decode("utf-8", errors="replace")}
+    return texts | {word.strip(EDGES) for text in texts for word in WORD.findall(text)}
 
 
 async def read(connection: Any) -> Tombstones:
