@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backfill, demo, doctor, forget, keys, migrate, rules, serve
+from service.cli import backfill, dead_letters, demo, doctor, forget, keys, migrate, partitions, rules, serve
 
 app = typer.Typer(
     name="kizashi",
@@ -22,6 +22,8 @@ app.command()(backfill.backfill)
 app.command()(doctor.doctor)
 app.command()(forget.forget)
 app.add_typer(keys.app, name="keys")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(partitions.app, name="partitions")
 app.add_typer(rules.app, name="rules")
 
 
