@@ -44,6 +44,10 @@ TOO_OFTEN = 12
 DRAIN_SECONDS = 200.0
 TOPIC = "kizashi.events"
 DATABASE = "kizashi"
+THERE = """
+SELECT f.account_id, f.feature FROM unnest($1::text[], $2::text[]) AS u(account_id, feature)
+JOIN features f ON f.account_id = u.account_id AND f.feature = u.feature
+"""
 
 
 class NotRecovered(AssertionError):
@@ -108,7 +112,7 @@ class Rig:
     ledger: Ledger
     sender: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
-    _in_facts: set[str] = field(default_factory=set)
+    _in_facts: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def failpoints(self) -> Path:
@@ -175,7 +179,9 @@ class Rig:
         seconds from ``since`` (epoch)."""
         self.ledger.follow()
         wanted = {
-            sent.event.event_id for sent in self.ledger.acknowledged if isinstance(sent.event, Usage)
+            (sent.event.account_id, sent.event.feature)
+            for sent in self.ledger.acknowledged
+            if isinstance(sent.event, Usage)
         } - self._in_facts
         deadline = time.monotonic() + RECOVERY_SECONDS
         answered = False
@@ -193,12 +199,12 @@ class Rig:
             answered = len(last) == 2 and min(last.values()) > since
         return time.time() - since
 
-    async def _of(self, wanted: set[str]) -> set[str]:
+    async def _of(self, wanted: set[tuple[str, str]]) -> set[tuple[str, str]]:
         try:
-            rows = await self.fetch("SELECT feature FROM features WHERE feature = ANY($1::text[])", list(wanted))
+            rows = await self.fetch(THERE, *zip(*wanted, strict=True))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return set()
-        return {row["feature"] for row in rows}
+        return {(row["account_id"], row["feature"]) for row in rows}
 
     def start_sender(self, seed: str, rate: float, key: str) -> None:
         with (self.folder / "sender.log").open("ab") as log:
