@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 READ: Final = text(
-    "SELECT topic, partition, complete_through, stopped_reason FROM stream_offsets "
+    "SELECT topic, partition, complete_through, stopped_reason, updated_at FROM stream_offsets "
     "WHERE group_id = :group AND topic = ANY(:topics) ORDER BY topic, partition"
 )
 
@@ -19,10 +19,12 @@ READ: Final = text(
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """``complete_through``: everything that the brokers had at this time is applied; None when some partition never
-    reported. ``stopped``: (topic, partition, reason) of partitions that wait for somebody to decide."""
+    reported. ``stopped``: (topic, partition, reason) of partitions that wait for somebody to decide. ``heard_at``: when
+    a consumer last said anything; each of them does every second."""
 
     complete_through: datetime | None
     stopped: tuple[tuple[str, int, str], ...]
+    heard_at: datetime | None = None
 
 
 async def read(connection: AsyncConnection, group: str, topics: Sequence[str]) -> Progress:
@@ -32,5 +34,6 @@ async def read(connection: AsyncConnection, group: str, topics: Sequence[str]) -
     unknown = not {row.topic for row in rows} >= set(topics) or None in times
     return Progress(
         complete_through=None if unknown else min(times),
+        heard_at=max((row.updated_at for row in rows), default=None),
         stopped=tuple((row.topic, row.partition, row.stopped_reason) for row in rows if row.stopped_reason is not None),
     )

@@ -35,6 +35,8 @@ __all__ = [
     "HTTP_IN_PROGRESS",
     "HTTP_REQUESTS",
     "HTTP_SECONDS",
+    "OPEN_DEAD_LETTERS",
+    "WEBHOOK_PARTS",
     "Probe",
     "Report",
     "RoleServer",
@@ -59,7 +61,13 @@ HTTP_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 HTTP_IN_PROGRESS = Gauge("kizashi_http_requests_in_progress", "Requests being answered")
+WEBHOOK_PARTS = Counter(
+    "kizashi_webhook_parts_total",
+    "Parts of calls of other tools, by webhook and outcome: accepted, ignored, kept (a dead letter), refused, put_off",
+    ["webhook", "outcome"],
+)
 DATA_HELD = Gauge("kizashi_data_held", "1 while absence alerts wait because data is incomplete")
+OPEN_DEAD_LETTERS = Gauge("kizashi_dead_letters_open", "Dead letters that wait for somebody, by reason", ["reason"])
 ROLE_UP = "kizashi_role_up"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from consumers.broker import BrokerError
+from consumers.dead_letters import count_open
 from service import metrics, queries
 from service.api.common import DepsDep, encode
 from service.api.schemas import REF, answers
@@ -21,6 +23,7 @@ router = APIRouter(tags=["operations"])
 
 CHECK_SECONDS = 2.0
 HELD_SECONDS = 1.0
+QUIET = timedelta(seconds=60)
 
 
 def _responses(meaning: str) -> dict[int | str, dict[str, object]]:
@@ -64,13 +67,23 @@ async def _database(deps: Deps) -> tuple[bool, dict[str, str]]:
         if not database_is_away(error):
             raise
         return False, {"database": f"does not answer ({type(error).__name__})"}
-    return True, {"database": "ok", "migrations": f"at {schema.at}", "consumers": _consumers(fresh)}
+    return True, {"database": "ok", "migrations": f"at {schema.at}", "consumers": _consumers(fresh, deps.clock())}
 
 
-def _consumers(fresh: Freshness) -> str:
-    if fresh.stopped:
-        return f"stopped partitions: {'; '.join(fresh.stopped)}"
-    return "have not reported yet" if fresh.as_of is None else f"complete through {fresh.as_of.isoformat()}"
+def _consumers(fresh: Freshness, now: datetime) -> str:
+    """What is wrong first: partitions that are stopped, silence, then how far they are and how long ago that was."""
+    said = [f"stopped partitions: {'; '.join(fresh.stopped)}"] if fresh.stopped else []
+    if fresh.heard_at is None:
+        return "have not reported yet"
+    if (silent := now - fresh.heard_at) > QUIET:
+        said.append(f"silent for {silent.total_seconds():.0f} s: see that they run")
+    if fresh.as_of is None:
+        said.append("have not reported yet of every partition")
+    else:
+        said.append(f"complete through {fresh.as_of.isoformat()}, {(now - fresh.as_of).total_seconds():.0f} s ago")
+    if fresh.held_since is not None:
+        said.append(f"absence is not believed since {fresh.held_since.isoformat()}")
+    return "; ".join(said)
 
 
 async def _broker(deps: Deps) -> str:
@@ -99,8 +112,12 @@ async def _update_held(deps: Deps) -> None:
     try:
         async with asyncio.timeout(HELD_SECONDS), deps.door.connect() as conn:
             fresh = await queries.freshness(conn, deps.clock(), stream=deps.stream)
+            letters = await count_open(conn)
     except Exception as error:
         if not database_is_away(error):
             raise
-        return  # metrics are most wanted when the database is away; the gauge keeps its last value
+        return  # metrics are most wanted when the database is away; the gauges keep their last values
     metrics.DATA_HELD.set(fresh.held_since is not None)
+    metrics.OPEN_DEAD_LETTERS.clear()
+    for reason, count in letters.items():
+        metrics.OPEN_DEAD_LETTERS.labels(reason).set(count)

@@ -207,6 +207,7 @@ async def freshness(conn: AsyncConnection, now: datetime, *, stream: Stream) -> 
     return Freshness(
         as_of=position.complete_through,
         held_since=seen.held_since(now),
+        heard_at=position.heard_at,
         stopped=tuple(f"{topic}/{partition}: {reason}" for topic, partition, reason in position.stopped),
     )
 

@@ -81,6 +81,7 @@ class Freshness(msgspec.Struct, frozen=True, kw_only=True):
     )  # all that the broker had at this instant is in the facts; None: a partition has never reported
     held_since: datetime | None  # data is incomplete since: absence alerts wait
     stopped: tuple[str, ...]  # "topic/partition: reason"
+    heard_at: datetime | None = None  # a consumer last reported
 
 
 class RiskPage(msgspec.Struct, frozen=True, kw_only=True):
