@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, get_args, get_type_hints
 import msgspec
 
 Reason = Literal[
-    "malformed", "too_large", "too_deep", "unknown_kind", "missing_field", "bad_value", "future", "storage"
+    "malformed", "too_large", "too_deep", "unknown_kind", "missing_field", "bad_value", "future", "storage",
+    "no_account",
 ]  # fmt: skip
 """Why an event was refused, coarsely: the label of the metrics and the ``reason`` of a dead letter."""
 
