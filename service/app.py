@@ -36,6 +36,7 @@ from service.api import (
 from service.api.schemas import openapi
 from service.deps import Deps
 from service.errors import as_problem, respond
+from service.ingest import webhooks
 from service.ingest.door import Door
 from service.middleware import BodyGuard, LastResort, RequestContext, SecurityHeaders
 from service.queries import BadCursorError
@@ -115,6 +116,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.deps = deps
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(webhooks.router(deps))
     app.include_router(board.router(deps))
     app.openapi = _described(app)  # type: ignore[method-assign]
     return app

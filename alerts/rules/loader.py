@@ -35,6 +35,8 @@ from health.catalogue import Signal, SignalRef
 from health.yamlfile import FileProblem
 
 ROUTES_FILE = "routes.yaml"
+OTHER_FILES = frozenset({"sources.yaml", "webhooks.yaml"})
+"""What else lies beside the rules: agreements with senders and tools, read by the doors (``consumers/``)."""
 
 RULES_KEYS = {
     "": keys_of(RulesFile),
@@ -75,7 +77,8 @@ def load(rules_dir: Path, catalogue: Mapping[str, Signal]) -> RuleBook:
 
 def rules_files(rules_dir: Path) -> list[Path]:
     """The files that make a rulebook, in the order of their names."""
-    return sorted(path for suffix in ("*.yaml", "*.yml") for path in rules_dir.glob(suffix) if path.is_file())
+    paths = (path for suffix in ("*.yaml", "*.yml") for path in rules_dir.glob(suffix) if path.is_file())
+    return sorted(path for path in paths if path.name not in OTHER_FILES)
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""``kizashi rules``: check rules, scorecards and routes before they go live."""
+"""``kizashi rules``: check rules, scorecards, routes, sources and webhooks before they go live."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def check(
 ) -> None:
     """Load everything, run the rules' own tests, print each problem as file:line:column. Exit 1 when there is one."""
     from alerts.rules import RulebookError, check_book, load
+    from consumers import sources
+    from consumers.webhooks import file as webhooks
     from health import scorecards
     from health.catalogue import SIGNALS
     from health.yamlfile import FileError
@@ -39,10 +41,15 @@ def check(
         found = f"{len(book.rules)} rules with {tests} tests (version {book.version[:12]})"
     except RulebookError as error:
         problems += [str(problem) for problem in error.problems]
-    try:
-        scorecards.load(folder / "scorecards")
-    except FileError as error:
-        problems += [str(problem) for problem in error.problems]
+    for load_file, place in (
+        (scorecards.load, "scorecards"),
+        (sources.load, sources.FILE_NAME),
+        (webhooks.load, webhooks.WEBHOOKS_FILE),
+    ):
+        try:
+            load_file(folder / place)
+        except FileError as error:
+            problems += [str(problem) for problem in error.problems]
     for problem in problems:
         typer.echo(problem)
     if problems:

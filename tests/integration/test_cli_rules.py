@@ -40,3 +40,14 @@ def test_a_failing_test_of_a_rule_is_a_problem(root: Path, tmp_path: Path) -> No
 def test_version(root: Path) -> None:
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     assert kizashi("--version", environment={}).stdout.strip() == version
+
+
+def test_sources_and_webhooks_are_checked_and_are_no_rules(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "rules", tmp_path / "rules")
+    (tmp_path / "rules" / "webhooks.yaml").write_text("webhooks:\n  stripe: {preset: stripe, secret_env: S}\n")
+    well = kizashi("rules", "check", str(tmp_path / "rules"), environment={})
+    assert well.exit_code == 0, well.output
+    (tmp_path / "rules" / "webhooks.yaml").write_text("webhooks:\n  stripe: {preset: stripe}\n")
+    checked = kizashi("rules", "check", str(tmp_path / "rules"), environment={})
+    assert checked.exit_code == 1
+    assert "webhooks.yaml:2:" in checked.stdout
