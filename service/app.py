@@ -138,13 +138,14 @@ async def _refuse(request: Request, error: Exception) -> Response:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     deps: Deps = app.state.deps
-    connecting = asyncio.create_task(_connect(deps))
+    tasks = (asyncio.create_task(_connect(deps)), asyncio.create_task(deps.intake.upkeep(deps.clock)))
     try:
         yield
     finally:
-        connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await connecting
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await deps.close()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,11 +15,13 @@ from consumers.broker import Producer
 from consumers.intake import Intake
 from consumers.sources import FILE_NAME, Sources
 from consumers.sources import load as load_sources
+from consumers.waiting import WaitingLimits
 from service.auth import KeyRing
 from service.clock import Clock, utc_now
 from service.db import make_engine, revisions
 from service.errors import unavailable
 from service.queries import Stream
+from service.secrets import pseudonyms_of
 from service.settings import Settings, parse_peers
 
 T = TypeVar("T")
@@ -65,7 +68,13 @@ class Deps:
             application_name="kizashi-api-door",
         )
         self.keys = KeyRing(self.door, self.clock)
-        self.intake = Intake(self.producer, self.engine, topic=self.topic)
+        self.intake = Intake(
+            self.producer,
+            self.engine,
+            topic=self.topic,
+            pseudonyms=pseudonyms_of(self.settings),
+            waiting=waiting_limits(self.settings),
+        )
         self.metrics_peers = parse_peers(self.settings.metrics_peers)
         self._slots = asyncio.Semaphore(self.settings.database_pool_size)
 
@@ -118,6 +127,15 @@ class Deps:
         await self.producer.stop()
         await self.door.dispose()
         await self.engine.dispose()
+
+
+def waiting_limits(settings: Settings) -> WaitingLimits:
+    """How much may wait for an account, at every door."""
+    return WaitingLimits(
+        per_user=settings.waiting_max_events_per_user,
+        total=settings.waiting_max_events,
+        age=timedelta(days=settings.waiting_days),
+    )
 
 
 def build(settings: Settings) -> Deps:

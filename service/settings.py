@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         default=64 * 1024 * 1024, gt=0, description="Bytes of their bodies held at once, as sent and inflated"
     )
 
+    # Users without an account
+    waiting_max_events_per_user: int = Field(default=1_000, ge=0, description="Events that wait for a user's account")
+    waiting_max_events: int = Field(default=1_000_000, ge=0, description="Events that wait for accounts in all")
+    waiting_days: int = Field(default=14, ge=1, description="Events that wait longer become dead letters")
+
     # Evaluation
     coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
     evaluator_batch: int = Field(default=500, ge=1, le=500, description="Accounts locked and evaluated at once")
