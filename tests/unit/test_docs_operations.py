@@ -15,6 +15,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from alerts import metrics as of_alerts
+from consumers import door_metrics as of_doors
 from consumers import metrics as of_consumers
 from consumers.offsets import Log, Offsets, decide
 from consumers.tables import stream_offsets
@@ -56,7 +57,7 @@ def test_every_setting_stands_with_its_default() -> None:
 def metrics_of_the_code() -> dict[str, tuple[set[str], str]]:
     """Name as it is exposed -> (labels, type)."""
     found: dict[str, tuple[set[str], str]] = {of_service.ROLE_UP: ({"role"}, "gauge")}
-    for module in (of_alerts, of_consumers, of_service):
+    for module in (of_alerts, of_consumers, of_doors, of_service):
         for value in vars(module).values():
             if isinstance(value, MetricWrapperBase):
                 (family,) = value.describe()
