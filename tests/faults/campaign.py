@@ -99,6 +99,7 @@ async def run(folder: Path, plan: Sequence[Fault], *, seed: str, rate: float, te
         "differences": verdict.differences,
         "clients_said": verdict.said,
         "roles_ended_by_themselves": ends,
+        "acks": sorted(rig.acks),
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from tests.faults.rig import CONSUMERS, SESSION_SECONDS, Rig, family, process_of
 CONSUMER = b"kizashi-consumer"
 API = b"kizashi-api"
 CLIENTS = sender.NAME.encode()
-LOST_SECONDS = 25.0
+LOST_SECONDS = 60.0
 BALLAST_STEPS = (1 << 20, 1 << 12)
 
 OPENED = "partitions opened"

@@ -53,8 +53,10 @@ class Lost:
 class Proxy:
     """127.0.0.1:``port`` → 127.0.0.1:``target()``, asked for at each connection."""
 
-    def __init__(self, target: Callable[[], int]) -> None:
+    def __init__(self, target: Callable[[], int], *, seen: Callable[[bytes], None] = lambda _: None) -> None:
+        """``seen`` is shown what clients send, piece by piece, on the proxy's thread."""
         self.port = 0
+        self._seen = seen
         self._target = target
         self._links: set[_Link] = set()
         self._stalled: bytes | None = None
@@ -168,6 +170,7 @@ class Proxy:
                 while link.of(self._stalled):
                     await self._moved.wait()
                 if up:
+                    self._seen(data)
                     self._doom(link, data)
                 elif link.deaf:
                     continue
@@ -196,3 +199,20 @@ def is_commit(data: bytes) -> bool:
 def is_produce(data: bytes) -> bool:
     """Whether the bytes begin a produce request of Kafka's protocol (api key 0)."""
     return len(data) > 8 and data[4:6] == b"\0\0"
+
+
+def acks_of(data: bytes, client: bytes) -> int | None:
+    """What a produce request of ``client`` at the beginning of the bytes asks for: -1, all in-sync replicas."""
+    if not is_produce(data):
+        return None
+    version, _, length = struct.unpack_from(">hih", data, 6)
+    place = 14 + length
+    if data[14:place] != client:
+        return None
+    if version >= 9:
+        raise ValueError(f"version {version} of the request is not known here")
+    if version >= 3:
+        (transaction,) = struct.unpack_from(">h", data, place)
+        place += 2 + max(0, transaction)
+    acks: int = struct.unpack_from(">h", data, place)[0]
+    return acks

@@ -28,7 +28,7 @@ from service.clock import utc_now
 from service.db import make_engine, migrate
 from tests.faults import rigged
 from tests.faults.ledger import Ledger, Verdict, compare
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Proxy, acks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSUMERS = ("consumer-1", "consumer-2")
@@ -37,8 +37,8 @@ SESSION_SECONDS = 3.0
 DATABASE_TIMEOUT_SECONDS = 3.0
 """Shorter than the defaults, so that waits for them do not fill the time."""
 RESTART_SECONDS = 0.5
-START_SECONDS = 60.0
-RECOVERY_SECONDS = 120.0
+START_SECONDS = 240.0
+RECOVERY_SECONDS = 300.0
 TOO_OFTEN = 12
 """A role that ended by itself this often does not run at all."""
 DRAIN_SECONDS = 200.0
@@ -112,6 +112,7 @@ class Rig:
     ledger: Ledger
     sender: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    acks: set[int] = field(default_factory=set)  # that the API's writes asked for
     _in_facts: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -131,7 +132,7 @@ class Rig:
         await asyncio.sleep(down_seconds)
         await asyncio.to_thread(self.kafka.start)
 
-    async def passes(self, point: str, *, dies: bool = True, seconds: float = 25.0) -> int:
+    async def passes(self, point: str, *, dies: bool = True, seconds: float = 60.0) -> int:
         """Waits until a process has passed the armed point, and says which. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -280,7 +281,8 @@ async def rigged_road(
     await asyncio.to_thread(os.makedirs, failpoints)
     holder: list[Rig] = []
     to_database = Proxy(lambda: holder[0].postgres.port)
-    to_broker = Proxy(lambda: holder[0].kafka.port)
+    acks: set[int] = set()
+    to_broker = Proxy(lambda: holder[0].kafka.port, seen=lambda data: _note_acks(data, acks))
     to_database.start()
     to_broker.start()
     # Whoever asks the broker for its address gets the proxy's, so that nobody goes past it.
@@ -294,6 +296,7 @@ async def rigged_road(
         processes={},
         api_url="",
         ledger=Ledger(path=folder / "ledger.jsonl"),
+        acks=acks,
     )
     holder.append(rig)
     supervising: asyncio.Task[None] | None = None
@@ -316,6 +319,12 @@ async def rigged_road(
             supervising.cancel()
             await asyncio.gather(supervising, return_exceptions=True)
         await asyncio.to_thread(_stop, rig)
+
+
+def _note_acks(data: bytes, acks: set[int]) -> None:
+    found = acks_of(data, b"kizashi-api")
+    if found is not None:
+        acks.add(found)
 
 
 def _place_processes(rig: Rig) -> None:

@@ -53,6 +53,7 @@ async def test_nothing_is_lost_or_counted_twice(apache: None, tmp_path: Path) ->
     assert len(report["injections"]) == len(plan)
     assert report["totals"]["acknowledged"] > 500
     assert report["clients_said"]["sent again"] > 0
+    assert report["acks"] == [-1], "each write of the API asks for all in-sync replicas"
 
 
 @pytest.mark.kafka
