@@ -27,6 +27,7 @@ from health.tables import (
     FACT_TABLES,
     account_attributes,
     account_history,
+    accounts,
     record_events,
     records,
     touched,
@@ -186,10 +187,14 @@ async def _erase_user(conn: AsyncConnection, subject: Subject, now: datetime, ch
         own = table.c.account_id.in_(places) & table.c.user_id.in_(ids)
         counts[table.name] = await remove(conn, table, own, change=change)
     for table, column in CLEANED:
-        cleaned = await clean_column(conn, table, column, subject, where=table.c.account_id.in_(places), change=change)
+        where: Any = table.c.account_id.in_(places)
+        if table is users:  # the user's own are gone, or counted
+            where &= users.c.user_id.not_in(ids)
+        cleaned = await clean_column(conn, table, column, subject, where=where, change=change)
         counts[table.name] = counts.get(table.name, 0) + cleaned
-    if change and places:
-        await conn.execute(insert(touched).values(account_ids=sorted(places), created_at=now))
+    known = select(accounts.c.account_id).where(accounts.c.account_id.in_(places)).order_by(accounts.c.account_id)
+    if change and (found := (await conn.scalars(known)).all()):
+        await conn.execute(insert(touched).values(account_ids=list(found), created_at=now))
     return counts
 
 

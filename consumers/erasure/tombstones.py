@@ -10,6 +10,7 @@ whoever has only the table. Whoever has the database too can try ids that they g
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from consumers.erasure.scrub import EDGES, WORD, clean, normal
+from consumers.erasure.scrub import EDGES, WORD, clean, distinctive, normal
 from consumers.erasure.subjects import texts_of
 from consumers.events import Contact, Custom, Event, EventBase, Identify, Login, Survey, Ticket, Usage
 from consumers.kinds import ERASED_USER
@@ -132,12 +133,12 @@ def of_rows(salt: bytes, rows: Iterable[Any]) -> Tombstones:
 
 
 def _words_of(raw: bytes) -> set[str]:
-    """The values of JSON and the words in them; of anything else, its words."""
-    try:
-        texts = set(texts_of(msgspec.json.decode(raw)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        texts = {raw.decode("utf-8", errors="replace")}
-    return texts | {word.strip(EDGES) for text in texts for word in WORD.findall(text)}
+    """The whole (a record's key), the values of JSON, and the distinctive words in either."""
+    texts = {raw.decode("utf-8", errors="replace")}
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        texts.update(texts_of(msgspec.json.decode(raw)))
+    words = {word.strip(EDGES) for text in texts for word in WORD.findall(text)}
+    return texts | {word for word in words if distinctive(word)}
 
 
 async def read(connection: Any) -> Tombstones:
