@@ -224,7 +224,7 @@ def _figures(process: subprocess.Popen[str]) -> dict[str, Any]:
         if line.startswith("{"):
             found: dict[str, Any] = json.loads(line)
             return found
-    raise RuntimeError(f"{process.args} ended without figures")
+    raise RuntimeError(f"{process.args!r} ended without figures")
 
 
 async def measure(setting: Setting, way: Way, expected: dict[str, model.Facts] | None) -> Figures:

@@ -38,6 +38,10 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 IMPORTED: Final = "#import"
 """Behind a source's name in source_hours: its imported events, which say nothing of how much it sends by itself. No
 source is named so. As in ``health/volume.py``."""
+DAY_US: Final = 86_400_000_000
+HOUR_US: Final = 3_600_000_000
+MOST_PLACES: Final = 10_000
+_PLACES: Final[dict[int, tuple[int, int]]] = {}
 URGENT_KINDS: Final = frozenset({"payment", "ticket", "survey", "subscription"})
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -60,7 +64,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 Row = tuple[Any, ...]
-"""A day array is a dict: place in the month from 0 -> count, zeros left out."""
+"""Times are epoch µs; a day array is a dict: place in the month from 0 -> count, zeros left out."""
 Arrival = tuple[Event, int]
 """An event and when it reached us: the door's ``received_at``, else the broker's time; epoch µs."""
 
@@ -76,34 +80,79 @@ class Fold:
     kinds: Mapping[str, int]  # events per kind
 
 
+class Month:
+    """What the people of an account did in a month. ``users``: [bits of days, last]; ``features``: [quantities by place
+    in the month, bits, first, last]."""
+
+    __slots__ = ("active_days", "events", "features", "logins", "users")
+
+    def __init__(self) -> None:
+        self.logins: dict[int, int] = {}
+        self.events: dict[int, int] = {}
+        self.active_days = 0
+        self.users: dict[str, list[int]] = {}
+        self.features: dict[str, list[Any]] = {}
+
+
+class Account:
+    """The account row of a batch, and its months by number since year 0. Times are epoch µs."""
+
+    __slots__ = (
+        "events", "first", "imported", "last", "last_activity", "last_contact", "last_login", "late", "logins",
+        "months", "started",
+    )  # fmt: skip
+
+    def __init__(self, at: int) -> None:
+        self.first = self.last = at
+        self.started: int | None = None
+        self.last_login: int | None = None
+        self.last_activity: int | None = None
+        self.last_contact: int | None = None
+        self.events = self.logins = 0
+        self.imported = False
+        self.months: dict[int, Month] = {}
+        self.late: dict[tuple[int, int], list[int]] = {}  # (day, arrival day): [logins, events]
+
+
+class Source:
+    """Of one source: first, last, newest live arrival, events by hour since 1970, live and imported."""
+
+    __slots__ = ("first", "hours", "imported_hours", "last", "live")
+
+    def __init__(self, at: int) -> None:
+        self.first = self.last = at
+        self.live: int | None = None
+        self.hours: dict[int, int] = {}
+        self.imported_hours: dict[int, int] = {}
+
+
 @dataclass(slots=True)
 class State:
-    """What a batch has come to so far. Days and hours are numbers since 1970 (UTC) until the very end."""
+    """What a batch has come to so far. Times are epoch µs; days and hours are numbers since 1970 (UTC)."""
 
-    now: datetime
-    # account: [first, last, started, last login, last activity, last contact, events, logins, imported]
-    accounts: dict[str, list[Any]] = field(default_factory=dict)
-    days: dict[tuple[str, int], list[int]] = field(default_factory=dict)  # (account, day): [logins, events]
-    user_months: dict[tuple[str, int, str], list[Any]] = field(default_factory=dict)  # month number: [bits, last]
-    feature_days: dict[tuple[str, str, int], list[Any]] = field(default_factory=dict)  # [first, last, thousandths]
-    late: dict[tuple[str, int, int], list[int]] = field(default_factory=dict)  # (account, day, arrival day)
-    sources: dict[str, list[Any]] = field(default_factory=dict)  # [first, last, last live arrival in µs or None]
-    hours: dict[tuple[str, int], int] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     records: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)  # [first, last, registers]
-    record_events: dict[tuple[str, str, str, datetime, str], list[Any]] = field(default_factory=dict)
+    record_events: dict[tuple[str, str, str, int, str], list[Any]] = field(default_factory=dict)
     users: dict[tuple[str, str], list[Any]] = field(default_factory=dict)  # [registers, first]
     attributes: dict[str, Registers] = field(default_factory=dict)
-    history: dict[tuple[str, str, datetime, str], list[Any]] = field(default_factory=dict)  # [value, known at]
+    history: dict[tuple[str, str, int, str], list[Any]] = field(default_factory=dict)  # [value, known at]
     urgent: set[str] = field(default_factory=set)
     kinds: Counter[type[EventBase]] = field(default_factory=Counter)
     oldest: int | None = None
 
 
-@lru_cache(maxsize=4096)
 def month_place(day: int) -> tuple[int, int]:
     """(number of the month since year 0, place of the day in it from 0) of a day number."""
     at = date.fromordinal(719163 + day)
     return at.year * 12 + at.month - 1, at.day - 1
+
+
+def _new_place(day: int) -> tuple[int, int]:
+    if len(_PLACES) >= MOST_PLACES:
+        _PLACES.clear()
+    found = _PLACES[day] = month_place(day)
+    return found
 
 
 def from_us(microseconds: int) -> datetime:
@@ -132,7 +181,8 @@ class Folding:
     """The same in pieces of any size."""
 
     def __init__(self, *, now: datetime) -> None:
-        self._state = State(now)
+        self._state = State()
+        self._now_us = to_us(now)
 
     def add(self, arrivals: Sequence[Arrival]) -> None:
         state, add = self._state, _add
@@ -141,99 +191,99 @@ class Folding:
             add(state, event, arrived)
 
     def finish(self) -> Fold:
-        return _finish(self._state)
+        return _finish(self._state, self._now_us)
 
 
 def _add(state: State, event: Event, arrived: int) -> None:
     """Every event: the account's row and its source; then what its kind asks for."""
-    at = event.timestamp
-    kind = type(event)
-    hour = int(at.timestamp() // 3600)
+    since = event.timestamp - EPOCH
+    day, seconds = since.days, since.seconds
+    at = (day * 86_400 + seconds) * 1_000_000 + since.microseconds
     if state.oldest is None or arrived < state.oldest:
         state.oldest = arrived
 
-    row = state.accounts.get(event.account_id)
-    if row is None:
-        row = state.accounts[event.account_id] = [at, at, None, None, None, None, 0, 0, False]
-    elif at > row[1]:
-        row[1] = at
-    elif at < row[0]:
-        row[0] = at
+    account = state.accounts.get(event.account_id)
+    if account is None:
+        account = state.accounts[event.account_id] = Account(at)
+    elif at > account.last:
+        account.last = at
+    elif at < account.first:
+        account.first = at
 
-    source, hours = event.source, state.hours
-    counted = source if event.import_id is None else source + IMPORTED
-    hours[counted, hour] = hours.get((counted, hour), 0) + 1
-    seen = state.sources.get(source)
-    if seen is None:
-        seen = state.sources[source] = [at, at, None]
-    elif at > seen[1]:
-        seen[1] = at
-    elif at < seen[0]:
-        seen[0] = at
-    if event.import_id is not None:
-        row[8] = True
-    elif seen[2] is None or arrived > seen[2]:
-        seen[2] = arrived
+    source = state.sources.get(event.source)
+    if source is None:
+        source = state.sources[event.source] = Source(at)
+    elif at > source.last:
+        source.last = at
+    elif at < source.first:
+        source.first = at
+    hour = day * 24 + seconds // 3600
+    if event.import_id is None:
+        source.hours[hour] = source.hours.get(hour, 0) + 1
+        if source.live is None or arrived > source.live:
+            source.live = arrived
+    else:
+        source.imported_hours[hour] = source.imported_hours.get(hour, 0) + 1
+        account.imported = True
 
+    kind = type(event)
     handle = _DISCRETE.get(kind)
     if handle is None:  # login, usage
-        _activity(state, event, row, hour // 24, arrived)
+        _activity(event, account, at, day, arrived)
     else:
         handle(state, event, arrived)
         if kind is Session or (kind is Custom and event.user_id is not None):
-            _activity(state, event, row, hour // 24, arrived)
+            _activity(event, account, at, day, arrived)
 
 
-def _activity(state: State, event: Event, row: list[Any], day: int, arrived: int) -> None:
+def _activity(event: Event, account: Account, at: int, day: int, arrived: int) -> None:
     """Something that the account's people did."""
-    at, account_id, user_id = event.timestamp, event.account_id, event.user_id
-    login = 1 if type(event) is Login else 0
-    row[6] += 1
-    if row[4] is None or at > row[4]:
-        row[4] = at
+    user_id = event.user_id
+    login = type(event) is Login
+    number, place = _PLACES.get(day) or _new_place(day)
+    bit = 1 << place
+    account.events += 1
+    if account.last_activity is None or at > account.last_activity:
+        account.last_activity = at
+    month = account.months.get(number)
+    if month is None:
+        month = account.months[number] = Month()
+    month.events[place] = month.events.get(place, 0) + 1
+    month.active_days |= bit
     if login:
-        row[7] += 1
-        if row[3] is None or at > row[3]:
-            row[3] = at
-
-    counts = state.days.get((account_id, day))
-    if counts is None:
-        state.days[account_id, day] = [login, 1]
-    else:
-        counts[0] += login
-        counts[1] += 1
+        account.logins += 1
+        if account.last_login is None or at > account.last_login:
+            account.last_login = at
+        month.logins[place] = month.logins.get(place, 0) + 1
+    elif type(event) is Usage:
+        _usage(month, event, at, place)
 
     if user_id is not None and user_id != ERASED_USER:
-        month, place = month_place(day)
-        bits = state.user_months.get((account_id, month, user_id))
-        if bits is None:
-            state.user_months[account_id, month, user_id] = [1 << place, at]
+        user = month.users.get(user_id)
+        if user is None:
+            month.users[user_id] = [bit, at]
         else:
-            bits[0] |= 1 << place
-            bits[1] = max(bits[1], at)
+            user[0] |= bit
+            user[1] = max(user[1], at)
 
-    if type(event) is Usage:
-        _usage(state, event, day)
-
-    arrival_day = arrived // 86_400_000_000
-    if arrival_day > day and event.import_id is None:
-        late = state.late.setdefault((account_id, day, arrival_day), [0, 0])
+    if arrived >= (day + 1) * DAY_US and event.import_id is None:
+        late = account.late.setdefault((day, arrived // DAY_US), [0, 0])
         late[0] += login
         late[1] += 1
 
 
-def _usage(state: State, event: Usage, day: int) -> None:
-    at, place = event.timestamp, (event.account_id, event.feature, day)
-    amount = thousandths(event.quantity)
-    used = state.feature_days.get(place)
+def _usage(month: Month, event: Usage, at: int, place: int) -> None:
+    used = month.features.get(event.feature)
     if used is None:
-        state.feature_days[place] = [at, at, amount]
-    else:
-        used[2] += amount
-        if at > used[1]:
-            used[1] = at
-        elif at < used[0]:
-            used[0] = at
+        used = month.features[event.feature] = [{}, 0, at, at]
+    elif at > used[3]:
+        used[3] = at
+    elif at < used[2]:
+        used[2] = at
+    used[1] |= 1 << place
+    amount = thousandths(event.quantity)
+    if amount:
+        used[0][place] = used[0].get(place, 0) + amount
 
 
 _DISCRETE: Final[Mapping[type[EventBase], Callable[[Any, Any, int], None]]] = {
@@ -246,37 +296,31 @@ _DISCRETE: Final[Mapping[type[EventBase], Callable[[Any, Any, int], None]]] = {
 }
 
 
-def _finish(state: State) -> Fold:
+def _finish(state: State, now_us: int) -> Fold:
+    accounts = sorted(state.accounts.items())
     rows: dict[str, list[Row]] = {
-        "sources": [
-            (source, first, last, None if live is None else from_us(live))
-            for source, (first, last, live) in sorted(state.sources.items())
-        ],
-        "source_hours": [
-            (source, from_us(hour * 3_600_000_000), n) for (source, hour), n in sorted(state.hours.items())
-        ],
+        "sources": [(name, s.first, s.last, s.live) for name, s in sorted(state.sources.items())],
+        "source_hours": _hours(state),
         "late_arrivals": [
-            (account, _day(day), _day(arrival), *sums) for (account, day, arrival), sums in sorted(state.late.items())
+            (name, _day(day), _day(arrival), *sums)
+            for name, account in accounts
+            for (day, arrival), sums in sorted(account.late.items())
         ],
         "record_events": [(*key, *values) for key, values in _sorted(state.record_events)],
         "records": [(*key, first, last, to_json(fields)) for key, (first, last, fields) in _sorted(state.records)],
         "users": [(*key, to_json(fields), first) for key, (fields, first) in _sorted(state.users)],
-        "user_months": [
-            (account, _month(month), user, bits, last)
-            for (account, month, user), (bits, last) in sorted(state.user_months.items())
-        ],
-        "account_months": _account_months(state),
         "account_history": [(*key, *values) for key, values in _sorted(state.history)],
-        "account_attributes": [(account, to_json(fields)) for account, fields in _sorted(state.attributes)],
+        "account_attributes": [(name, to_json(fields)) for name, fields in _sorted(state.attributes)],
         "accounts": [
-            (account, *values[:8], 1, state.now, state.now if values[8] else None)
-            for account, values in _sorted(state.accounts)
+            (name, a.first, a.last, a.started, a.last_login, a.last_activity, a.last_contact, a.events, a.logins, 1,
+             now_us, now_us if a.imported else None)
+            for name, a in accounts
         ],
-    }
-    rows["feature_months"], rows["features"] = _features(state)
+        **_months(accounts),
+    }  # fmt: skip
     return Fold(
         rows=rows,
-        accounts=tuple(row[0] for row in rows["accounts"]),
+        accounts=tuple([name for name, _ in accounts]),
         urgent=tuple(sorted(state.urgent)),
         oldest_arrival=None if state.oldest is None else from_us(state.oldest),
         kinds={str(kind.__struct_config__.tag): count for kind, count in state.kinds.items()},
@@ -291,40 +335,38 @@ def _key(item: tuple[Any, Any]) -> Any:
     return item[0]
 
 
-def _account_months(state: State) -> list[Row]:
-    months: dict[tuple[str, int], list[Any]] = {}
-    for (account, day), (logins, events) in _sorted(state.days):
-        month, place = month_place(day)
-        row = months.get((account, month))
-        if row is None:
-            row = months[account, month] = [{}, {}, 0]
-        if logins:
-            row[0][place] = logins
-        row[1][place] = events
-        row[2] |= 1 << place
-    return [(account, _month(month), *values) for (account, month), values in months.items()]
+def _hours(state: State) -> list[Row]:
+    live = {(name, hour): n for name, source in state.sources.items() for hour, n in source.hours.items()}
+    imported = {
+        (name + IMPORTED, hour): n
+        for name, source in state.sources.items()
+        for hour, n in source.imported_hours.items()
+    }
+    return [(name, hour * HOUR_US, n) for (name, hour), n in sorted({**live, **imported}.items())]
 
 
-def _features(state: State) -> tuple[list[Row], list[Row]]:
-    """Rows of feature_months and of features."""
-    months: dict[tuple[str, int, str], list[Any]] = {}
-    totals: dict[tuple[str, str], list[Any]] = {}
-    for (account, feature, day), (first, last, amount) in _sorted(state.feature_days):
-        month, place = month_place(day)
-        row = months.get((account, month, feature))
-        if row is None:
-            row = months[account, month, feature] = [{}, 0]
-        if amount:
-            row[0][place] = amount
-        row[1] |= 1 << place
-        total = totals.get((account, feature))
-        if total is None:
-            totals[account, feature] = [first, last, amount]
-        else:  # days come in order
-            total[1] = last
-            total[2] += amount
-    by_month = [(account, _month(month), feature, *v) for (account, month, feature), v in _sorted(months)]
-    return by_month, [(*key, *values) for key, values in totals.items()]
+def _months(accounts: Sequence[tuple[str, Account]]) -> dict[str, list[Row]]:
+    """Rows of account_months, user_months, feature_months and features."""
+    months: list[Row] = []
+    users: list[Row] = []
+    by_month: list[Row] = []
+    features: list[Row] = []
+    for name, account in accounts:
+        totals: dict[str, list[int]] = {}
+        for number, month in sorted(account.months.items()):
+            first = _month(number)
+            months.append((name, first, month.logins, month.events, month.active_days))
+            users += [(name, first, user, *values) for user, values in sorted(month.users.items())]
+            for feature, (quantities, bits, began, ended) in sorted(month.features.items()):
+                by_month.append((name, first, feature, quantities, bits))
+                total = totals.get(feature)
+                if total is None:
+                    totals[feature] = [began, ended, sum(quantities.values())]
+                else:  # months come in order
+                    total[1] = ended
+                    total[2] += sum(quantities.values())
+        features += [(name, feature, *values) for feature, values in sorted(totals.items())]
+    return {"account_months": months, "user_months": users, "feature_months": by_month, "features": features}
 
 
 @lru_cache(maxsize=1024)

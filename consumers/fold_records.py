@@ -58,9 +58,9 @@ def record(state: State, event: EventBase, arrived: int) -> None:
 def contact(state: State, event: Contact, arrived: int) -> None:
     """A record that also moves the account's last contact."""
     record(state, event, arrived)
-    row = state.accounts[event.account_id]
-    if row[5] is None or event.timestamp > row[5]:
-        row[5] = event.timestamp
+    account, at = state.accounts[event.account_id], _us(event.timestamp)
+    if account.last_contact is None or at > account.last_contact:
+        account.last_contact = at
 
 
 def subscription(state: State, event: Subscription, arrived: int) -> None:
@@ -73,7 +73,7 @@ def subscription(state: State, event: Subscription, arrived: int) -> None:
     status = _STATUS_AFTER.get(event.change, "active")
     _record(state, event, arrived, {**own, "status": status}, event.change)
     day = event.effective_on
-    valid_from = event.timestamp if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
+    valid_from = _us(event.timestamp if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC))
     for name in _SUBSCRIPTION_ATTRIBUTES:
         if name in own:
             _attribute(state, event, name, own[name], valid_from, arrived)
@@ -90,20 +90,21 @@ def custom(state: State, event: Custom, arrived: int) -> None:
 def identify(state: State, event: Identify, _arrived: int) -> None:
     """Attributes of a user."""
     assert event.user_id is not None
-    row = state.users.setdefault((event.account_id, event.user_id), [{}, event.timestamp])
-    row[1] = min(row[1], event.timestamp)
     at_us, key = _us(event.timestamp), event.key
+    row = state.users.setdefault((event.account_id, event.user_id), [{}, at_us])
+    row[1] = min(row[1], at_us)
     for name, value in event.traits.items():
         write(row[0], name, value, at_us, key)
 
 
 def group(state: State, event: Group, arrived: int) -> None:
     """Attributes of the account; those of ``HISTORY_ATTRIBUTES`` keep their every value."""
+    at_us = _us(event.timestamp)
     for name, value in event.traits.items():
-        _attribute(state, event, name, value, event.timestamp, arrived)
+        _attribute(state, event, name, value, at_us, arrived)
     started = event.traits.get("started_at")
     if isinstance(started, str) and (at := start_instant(started)) is not None:
-        _started(state, event.account_id, at)
+        _started(state, event.account_id, _us(at))
 
 
 def _own(event: EventBase) -> dict[str, Any]:
@@ -117,10 +118,10 @@ def _record(state: State, event: EventBase, arrived: int, fields: dict[str, Any]
     record_id: str = getattr(event, RECORD_IDS[kind])
     if kind in _URGENT:
         state.urgent.add(event.account_id)
-    row = state.records.setdefault((event.account_id, event.kind, record_id), [at, at, {}])
-    row[0] = min(row[0], at)
-    row[1] = max(row[1], at)
     at_us = _us(at)
+    row = state.records.setdefault((event.account_id, event.kind, record_id), [at_us, at_us, {}])
+    row[0] = min(row[0], at_us)
+    row[1] = max(row[1], at_us)
     for name, value in fields.items():
         write(row[2], name, value, at_us, key)
     if seen is not None:
@@ -130,28 +131,27 @@ def _record(state: State, event: EventBase, arrived: int, fields: dict[str, Any]
 
 
 def _record_event(state: State, event: EventBase, record_id: str, arrived: int, data: dict[str, Any]) -> None:
-    place = (event.account_id, event.kind, record_id, event.timestamp, event.key)
-    known_at = _EPOCH + timedelta(microseconds=arrived)
+    place = (event.account_id, event.kind, record_id, _us(event.timestamp), event.key)
     user_id = None if event.user_id == ERASED_USER else event.user_id
-    present = state.record_events.setdefault(place, [user_id, _encode(data).decode(), known_at])
-    present[2] = min(present[2], known_at)
+    present = state.record_events.setdefault(place, [user_id, _encode(data).decode(), arrived])
+    present[2] = min(present[2], arrived)
 
 
-def _attribute(state: State, event: EventBase, name: str, value: Any, valid_from: datetime, arrived: int) -> None:
+def _attribute(state: State, event: EventBase, name: str, value: Any, valid_from: int, arrived: int) -> None:
     registers = state.attributes.setdefault(event.account_id, {})
-    if valid_from <= event.timestamp:
-        write(registers, name, value, _us(valid_from), event.key)
+    if valid_from <= _us(event.timestamp):
+        write(registers, name, value, valid_from, event.key)
     if name in HISTORY_ATTRIBUTES:
-        known_at = _EPOCH + timedelta(microseconds=arrived)
-        place = (event.account_id, name, valid_from, event.key)
-        present = state.history.setdefault(place, [_encode(value).decode(), known_at])
-        present[1] = min(present[1], known_at)
+        present = state.history.setdefault(
+            (event.account_id, name, valid_from, event.key), [_encode(value).decode(), arrived]
+        )
+        present[1] = min(present[1], arrived)
 
 
-def _started(state: State, account_id: str, at: datetime) -> None:
-    row = state.accounts[account_id]
-    if row[2] is None or at < row[2]:
-        row[2] = at
+def _started(state: State, account_id: str, at: int) -> None:
+    account = state.accounts[account_id]
+    if account.started is None or at < account.started:
+        account.started = at
 
 
 def _us(at: datetime) -> int:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from consumers.fold import COLUMNS, EPOCH
+from consumers.fold import COLUMNS
 from health.tables import FACT_TABLES
 
 PLACES: Final = 31
-_MICROSECOND: Final = timedelta(microseconds=1)
 _BEFORE: Final = tuple("{" + "0," * place for place in range(PLACES))
 _AFTER: Final = tuple(",0" * (PLACES - 1 - place) + "}" for place in range(PLACES))
 _ZEROS: Final = "{" + ",".join("0" * PLACES) + "}"
@@ -71,9 +70,9 @@ def _days(column: Sequence[date]) -> str:
     return "{" + ",".join(map(str, column)) + "}"
 
 
-def _times(column: Sequence[datetime | None]) -> str:
+def _times(column: Sequence[int | None]) -> str:
     """Whole microseconds since 1970."""
-    return "{" + ",".join(["NULL" if at is None else str((at - EPOCH) // _MICROSECOND) for at in column]) + "}"
+    return "{" + ",".join(map(str, column)).replace("None", "NULL") + "}"
 
 
 def text_array(column: Sequence[str | None]) -> str:

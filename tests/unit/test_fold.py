@@ -25,7 +25,14 @@ def common(n: int, at: datetime = AT, **more: Any) -> dict[str, Any]:
 
 def rows(table: str, *events: Event, arrived: datetime | None = None) -> list[dict[str, Any]]:
     folded = fold([(event, to_us(arrived or event.timestamp)) for event in events], now=NOW)
-    return [dict(zip(COLUMNS[table], row, strict=True)) for row in folded.rows[table]]
+    return [{name: readable(name, value) for name, value in zip(COLUMNS[table], row, strict=True)}
+            for row in folded.rows[table]]  # fmt: skip
+
+
+def readable(name: str, value: Any) -> Any:
+    """Times as datetimes."""
+    is_time = name.endswith("_at") or name in {"at", "hour", "valid_from", "imported_until"}
+    return from_us(value) if is_time and value is not None else value
 
 
 def test_columns_and_constants_are_those_of_the_tables() -> None:
