@@ -42,6 +42,16 @@ class CannotListen(Exception):
     """An address that cannot be had; says why."""
 
 
+def loop_of(role: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of a role; None: the usual one. The API's is many small requests, which uvloop serves
+    a good deal faster; the others compute or wait for the database, and gain nothing."""
+    if role != "api":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
 async def run_role(role: str, settings: Settings) -> int:
     """Runs one role until a signal. Returns the exit status: EX_CONFIG when it cannot run as configured."""
     logs.configure(settings.log_format, settings.log_level)
@@ -86,11 +96,19 @@ def role_processes() -> list[RoleProcess]:
 async def _api(settings: Settings, stop: asyncio.Event) -> int:
     import uvicorn
 
+    from consumers.run import relax_collector
+    from health.yamlfile import FileError
     from service.app import create_app
     from service.deps import build
 
+    try:
+        deps = build(settings)
+    except FileError as error:
+        log.error("a file is wrong", problems=str(error))  # noqa: TRY400 - the words say it all
+        return EX_CONFIG
+    relax_collector()  # decoded events are many objects and no cycles
     config = uvicorn.Config(
-        create_app(build(settings)),
+        create_app(deps),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -24,9 +24,10 @@ def serve(
 
     settings = load()
     if role is not None:
-        from service.roles import run_role
+        from service.roles import loop_of, run_role
 
-        raise typer.Exit(asyncio.run(run_role(role.value, settings)))
+        with asyncio.Runner(loop_factory=loop_of(role.value)) as runner:
+            raise typer.Exit(runner.run(run_role(role.value, settings)))
     from service.roles import run_all
 
     raise typer.Exit(asyncio.run(run_all(settings)))
