@@ -93,16 +93,8 @@ def _item(maker: Maker, item: Object, event_id: str) -> Item:
     if mapped is not None:
         return mapped
     if kind is not None and kind in KINDS:
-        return _ours(maker, said, kind, data)
+        return maker.as_it_is(said, kind, data)
     return maker.happened(said, type_)
-
-
-def _ours(maker: Maker, said: Said, kind: str, data: Object) -> Item:
-    if kind == "identify":
-        return maker.user(said, names.an_object(data.get("traits")))
-    if kind == "group":
-        return maker.account(said, names.an_object(data.get("traits")))
-    return maker.as_it_is(said, kind, data)
 
 
 def _account_id(item: Object) -> str | None:

@@ -8,7 +8,7 @@ same (an item that says no time either: from its arrival, too). An item without 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -96,8 +96,10 @@ class Maker:
 
     def as_it_is(self, said: Said, kind: str, fields: Object) -> Item:
         """An event of ours that travelled in another's envelope: the fields of its kind are those of ours."""
-        own = {key: fields[key] for key in (*own_fields(kind), "properties") if key in fields}
-        return self._item(said, {"kind": kind, **own})
+        own = {key: fields[key] for key in (*own_fields(kind), "properties", "traits") if key in fields}
+        item = self._item(said, {"kind": kind, **own})
+        ties = kind in {"identify", "group"}
+        return replace(item, binding=self._binding(said, self.account_of(said))) if ties else item
 
     def user(self, said: Said, traits: Object, company: Object = EMPTY) -> Item:
         """Who a user is; ties the user to the account, if one is named. ``company``: what is said of the account."""
