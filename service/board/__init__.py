@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.board import actions, pages, signin
+from service.board import actions, contacts, pages, signin
 from service.board.site import READING, Board, View, endpoint
 from service.deps import Deps
 
@@ -39,6 +39,7 @@ def router(deps: Deps) -> APIRouter:
     add("/", pages.accounts)
     # Account ids are the customer's own and may contain slashes.
     add("/accounts/{account_id:path}", pages.account)
+    add("/accounts/{account_id:path}/contacts", contacts.log, methods=["POST"])
     add("/live/accounts/{account_id:path}", pages.account_live)
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)

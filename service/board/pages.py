@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from service import queries
@@ -29,7 +31,11 @@ DONE = {
     "snooze": "Snoozed. It comes back on the chosen day if it still holds.",
     "resolve": "Resolved. Thank you for the outcome.",
     "reopen": "Reopened.",
+    "contact": "Logged. It is on the timeline in a moment.",
 }
+CONTACTS = {"call": "Call", "mail": "Mail", "meeting": "Meeting"}
+LOGGED = re.compile(r"(call|mail|meeting)\.([0-9a-f]{24})")
+"""Kind and id of a contact that was just logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +137,24 @@ def _rules(visit: Visit, choices: Choices) -> list[Option]:
 
 async def account(visit: Visit) -> Response:
     """GET /accounts/{account_id}"""
-    context = await _account_context(visit)
     done = visit.request.query_params.get("done")
+    return await show_account(visit, done=visit.words(DONE[done]) if done in DONE else None)
+
+
+async def show_account(
+    visit: Visit,
+    *,
+    status: int = 200,
+    done: str | None = None,
+    problem: str | None = None,
+    sent: Mapping[str, str] | None = None,
+) -> Response:
+    """The page of one account; after a contact that was refused with the ``problem`` and what was ``sent``."""
+    context = await _account_context(visit)
     live_url = _live_url(visit, fingerprint(visit, context))
-    return visit.show(
-        "account.html", done=visit.words(DONE[done]) if done in DONE else None, live_url=live_url, **context
-    )
+    if sent is not None:
+        context["sent"] = {**context["sent"], **sent}
+    return visit.show("account.html", status=status, done=done, problem=problem, live_url=live_url, **context)
 
 
 async def account_live(visit: Visit) -> Response:
@@ -154,7 +172,8 @@ def fingerprint(visit: Visit, context: Mapping[str, Any]) -> str:
 
 
 def _live_url(visit: Visit, mark: str) -> str:
-    query = {"seen": mark, "before": visit.request.query_params.get("before") or ""}
+    kept = {name: visit.request.query_params.get(name) or "" for name in ("before", "logged")}
+    query = {"seen": mark, **kept}
     own = account_url(visit.request.path_params["account_id"])
     return f"/live{own}?{urlencode({name: value for name, value in query.items() if value})}"
 
@@ -170,6 +189,7 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         if found is None:
             raise _no_account(visit)
         timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
+        pending = await _pending(visit, conn, account_id)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
         course = (await queries.activity(conn, [account_id], COURSE_DAYS, now))[account_id]
     own = account_url(account_id)
@@ -181,9 +201,20 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         "scores": scores,
         "days": day_rows(course),
         "timeline": lines.timeline_lines(timeline.items, words),
+        "pending": pending,
+        "contacts": [(code, words(label)) for code, label in CONTACTS.items()],
+        "sent": {"contact": "", "when": "", "note": ""},
         "older_url": f"{own}?{urlencode({'before': timeline.next_cursor})}" if timeline.next_cursor else None,
         "newest_url": own if before else None,
     }
+
+
+async def _pending(visit: Visit, conn: AsyncConnection, account_id: str) -> str | None:
+    """The line of a contact that was logged a moment ago, until the consumers have applied it."""
+    logged = LOGGED.fullmatch(visit.request.query_params.get("logged") or "")
+    if logged is None or await queries.record_exists(conn, account_id, "contact", logged[2]):
+        return None
+    return visit.words(lines.SIMPLE["contact", logged[1]][0])
 
 
 def _pressing(alert: AlertItem) -> tuple[int, datetime]:

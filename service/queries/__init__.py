@@ -6,7 +6,7 @@ and rows that arrive meanwhile shift nothing.
 """
 
 from service.queries.accounts import account, account_exists, filters, freshness, person, portfolio, risk_list
-from service.queries.activity import activity, score_history, timeline
+from service.queries.activity import activity, record_exists, score_history, timeline
 from service.queries.alerts import alert, alerts, count_alerts, deliveries, delivery
 from service.queries.cursors import BadCursorError
 from service.queries.dead_letters import (
@@ -104,6 +104,7 @@ __all__ = [
     "people_list",
     "person",
     "portfolio",
+    "record_exists",
     "risk_list",
     "rulebook",
     "score_history",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, literal, or_, select
+from sqlalchemy import Row, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.tables import (
@@ -26,6 +26,13 @@ SCOPE = "timeline"
 AnyRow = Row[*tuple[Any, ...]]
 Place = tuple[datetime, str]
 """Where a line stands: (sort instant, id), both falling."""
+
+
+async def record_exists(conn: AsyncConnection, account_id: str, kind: str, record_id: str) -> bool:
+    """Whether a discrete fact of that id has been applied."""
+    table = record_events.c
+    place = (table.account_id == account_id, table.kind == kind, table.record_id == record_id)
+    return bool(await conn.scalar(select(exists().where(*place))))
 
 
 async def timeline(conn: AsyncConnection, account_id: str, before: str | None, limit: int) -> TimelinePage:

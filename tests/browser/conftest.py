@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from service.app import create_app
 from service.db import make_engine
 from service.deps import Deps
 from service.settings import Settings
+from tests.api import FakeProducer
 from tests.conftest import PostgresServer, in_thread
 from tests.samples import Sample, fill
 
@@ -38,22 +39,6 @@ LAUNCH_FLAGS = [
 NOW = datetime(2026, 5, 20, 9, 30, tzinfo=UTC)
 
 
-class NoProducer:
-    """The board never sends events; the app only starts and stops what it is given."""
-
-    async def start(self) -> None: ...
-
-    async def send_many(
-        self, topic: str, records: Iterable[tuple[bytes | None, bytes, Sequence[tuple[str, bytes]]]]
-    ) -> list[tuple[int, int]]:
-        raise AssertionError("the board sent events")
-
-    async def partition_count(self, topic: str) -> int:
-        return 1
-
-    async def stop(self) -> None: ...
-
-
 @dataclass(kw_only=True)
 class Site:
     """A running board. ``key`` may read and write, ``reader`` may only read."""
@@ -63,6 +48,7 @@ class Site:
     sample: Sample
     key: str
     reader: str
+    producer: FakeProducer
     now: datetime = NOW
     faults: list[str] = field(default_factory=list)
 
@@ -91,8 +77,9 @@ def serving(server: PostgresServer, template: str, *, board_open: bool = True, e
     database = server.database_url(name)
     key, reader = transact(database, _keys)
     sample = Sample(now=NOW) if empty else transact(database, lambda conn: fill(conn, NOW))
-    with _uvicorn(database, board_open) as url:
-        yield Site(url=url, database=database, sample=sample, key=key, reader=reader)
+    producer = FakeProducer()
+    with _uvicorn(database, board_open, producer) as url:
+        yield Site(url=url, database=database, sample=sample, key=key, reader=reader, producer=producer)
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -103,7 +90,7 @@ async def _keys(conn: AsyncConnection) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _uvicorn(database: str, board_open: bool) -> Iterator[str]:
+def _uvicorn(database: str, board_open: bool, producer: FakeProducer) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     started = threading.Event()
@@ -114,7 +101,7 @@ def _uvicorn(database: str, board_open: bool) -> Iterator[str]:
             settings=Settings.model_validate({"board_open": board_open}),
             clock=lambda: NOW,
             engine=make_engine(database, pool_size=4),
-            producer=NoProducer(),
+            producer=producer,
         )
         made = uvicorn.Server(uvicorn.Config(create_app(deps), log_level="warning", lifespan="on"))
         servers.append(made)

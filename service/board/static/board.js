@@ -158,8 +158,20 @@
     }
   });
 
+  /* What is being logged stands on the timeline at once. The answer brings the page anew; a failure takes it back. */
+  function showPending(form) {
+    const list = document.querySelector(form.dataset.pending);
+    if (!list) return;
+    const line = form.querySelector("template").content.firstElementChild.cloneNode(true);
+    line.querySelector(".what").textContent = form.querySelector("select").selectedOptions[0].textContent;
+    line.querySelector(".note").textContent = form.querySelector("textarea").value.trim();
+    line.dataset.unsure = "";
+    list.prepend(line);
+  }
+
   document.addEventListener("htmx:before:request", (event) => {
     const context = contextOf(event);
+    if (context.sourceElement.dataset.pending) showPending(context.sourceElement);
     if (!isPoll(context)) root.classList.add("htmx-busy");
     else if (document.hidden) event.preventDefault();
   });
@@ -181,6 +193,7 @@
   });
 
   document.addEventListener("htmx:error", (event) => {
+    if (!event.detail.ctx || !isPoll(event.detail.ctx)) document.querySelectorAll("[data-unsure]").forEach((line) => line.remove());
     const live = document.querySelector(".live");
     if (live && event.detail.ctx && isPoll(event.detail.ctx)) live.classList.add("live-paused");
   });
