@@ -26,7 +26,7 @@ from tests.conftest import TOPIC_PARTITIONS
 
 pytestmark = pytest.mark.kafka
 START_SECONDS = 90.0
-KILLS = 3
+KILLS = 2
 
 
 class Door:
