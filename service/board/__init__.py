@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.board import actions, contacts, pages, signin
+from service.board import actions, contacts, letters, operations, pages, signin
 from service.board.site import READING, Board, View, endpoint
 from service.deps import Deps
 
@@ -44,6 +44,12 @@ def router(deps: Deps) -> APIRouter:
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)
     add("/alerts/{episode_id}/{action}", actions.alert_action, methods=["POST"])
+    add("/dead-letters", letters.dead_letters)
+    add("/dead-letters/many/{action}", letters.many_action, methods=["POST"])
+    add("/dead-letters/{dead_letter_id}", letters.dead_letter)
+    add("/dead-letters/{dead_letter_id}/{action}", letters.letter_action, methods=["POST"])
+    add("/partitions", operations.show_partitions)
+    add("/partitions/release", operations.release_partition, methods=["POST"])
     add("/signin", signin.show_signin, public=True)
     add("/signin", signin.signin, methods=["POST"], public=True)
     add("/signout", signin.signout, methods=["POST"])

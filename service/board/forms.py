@@ -31,11 +31,13 @@ class Parameters(Protocol):
     def getlist(self, key: str, /) -> list[str]: ...
 
 
-def _text(parameters: Parameters, name: str) -> str:
+def text_of(parameters: Parameters, name: str) -> str:
+    """What was written there, trimmed and cut; empty when nothing was."""
     return (parameters.get(name) or "").replace("\0", "").strip()[:MAX_TEXT]
 
 
-def _link(path: str, values: Sequence[tuple[str, str]]) -> str:
+def link(path: str, values: Sequence[tuple[str, str]]) -> str:
+    """The address with those that have a value."""
     kept = [(name, value) for name, value in values if value]
     return f"{path}?{urlencode(kept)}" if kept else path
 
@@ -58,7 +60,7 @@ class RiskForm:
     @classmethod
     def read(cls, parameters: Parameters, words: Words) -> Self:
         problems: list[str] = []
-        min_mrr, renews_before = _text(parameters, "min_mrr"), _text(parameters, "renews_before")
+        min_mrr, renews_before = text_of(parameters, "min_mrr"), text_of(parameters, "renews_before")
         if min_mrr and _money(min_mrr) is None:
             problems.append(words("“MRR from” is not an amount: write digits, such as 500."))
             min_mrr = ""
@@ -69,12 +71,12 @@ class RiskForm:
         return cls(
             sort=sort,
             bands=tuple(band for band in BANDS if band in parameters.getlist("band")),
-            owner=_text(parameters, "owner"),
-            rule=_text(parameters, "rule"),
-            plan=_text(parameters, "plan"),
+            owner=text_of(parameters, "owner"),
+            rule=text_of(parameters, "rule"),
+            plan=text_of(parameters, "plan"),
             min_mrr=min_mrr,
             renews_before=renews_before,
-            text=_text(parameters, "q"),
+            text=text_of(parameters, "q"),
             cursor=parameters.get("cursor") or None,
             problems=tuple(problems),
         )
@@ -99,7 +101,7 @@ class RiskForm:
     def url(self, **changes: Any) -> str:
         """The list with these changes, all else as it is."""
         form = replace(self, **changes)
-        return _link(
+        return link(
             "/",
             [
                 ("sort", form.sort if form.sort != DEFAULT_SORT else ""),
@@ -130,9 +132,9 @@ class AlertForm:
         state = parameters.get("state") or "open"
         return cls(
             state=state if state in ALERT_TABS else "open",
-            owner=_text(parameters, "owner"),
-            rule=_text(parameters, "rule"),
-            account=_text(parameters, "account"),
+            owner=text_of(parameters, "owner"),
+            rule=text_of(parameters, "rule"),
+            account=text_of(parameters, "account"),
             cursor=parameters.get("cursor") or None,
         )
 
@@ -149,7 +151,7 @@ class AlertForm:
 
     def url(self, **changes: Any) -> str:
         form = replace(self, **changes)
-        return _link(
+        return link(
             "/alerts",
             [
                 ("state", form.state if form.state != "open" else ""),
