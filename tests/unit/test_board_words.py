@@ -4,18 +4,21 @@ import ast
 import re
 import string
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from consumers.bad_events import Reason
 from health.catalogue import SIGNALS
-from service.board import formats, forms, lines, pages, words
+from service.board import formats, forms, letters, lines, pages, words
 from service.board.words import LANGUAGES, Words, catalogue, choose
 
 BOARD = Path(words.__file__).parent
 TABLES = (
-    formats.BANDS, formats.SEVERITIES, formats.OUTCOMES, forms.ALERT_TABS, pages.DONE,
+    formats.BANDS, formats.SEVERITIES, formats.OUTCOMES, forms.ALERT_TABS, pages.DONE, pages.CONTACTS,
     lines.STATES, lines.ENDINGS, lines.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
-    lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES,
+    lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES, letters.TABS, letters.REASONS,
+    letters.DONE,
 )  # fmt: skip
 DRAWN = re.compile(r"""\b(?:_|say)(\.count)?\(\s*(?:"([^"]*)"|'([^']*)')(?:,\s*"([^"]*)")?""")
 
@@ -48,6 +51,10 @@ def _is_words(node: ast.expr) -> bool:
     return (isinstance(node, ast.Name) and node.id == "words") or (
         isinstance(node, ast.Attribute) and node.attr == "words"
     )
+
+
+def test_every_reason_of_a_dead_letter_has_a_name() -> None:
+    assert set(letters.REASONS) == set(get_args(Reason))
 
 
 def test_every_signal_has_a_name() -> None:
