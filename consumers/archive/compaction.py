@@ -77,7 +77,8 @@ async def compact(archive: Archive, now: datetime, most: int = 50) -> int:
         raw = await asyncio.to_thread(to_parquet, frame)
         path = join.slot.new_path()
         await archive.put(path, raw)
-        joined = described(path, join.slot, frame, len(raw), now)
+        # As old as the newest in it: files of a slot are read in the order in which their events came.
+        joined = described(path, join.slot, frame, len(raw), max(file.created_at for file in join.files))
         if await archive.replace([file.path for file in join.files], [joined], now):
             gone += len(join.files)
         else:

@@ -44,15 +44,22 @@ async def frames(
     users: Collection[str] | None = None,
 ) -> AsyncIterator[tuple[ArchiveFile, pl.DataFrame]]:
     """As ``scan``, file by file as columns (``layout.SCHEMA``); files without a matching row are left out."""
-    first = None if since is None else since.astimezone(UTC).date()
-    last = None if until is None else (until - _MICROSECOND).astimezone(UTC).date()
-    for file in await archive.files(first_day=first, last_day=last, kinds=kinds):
+    for file in await files(archive, since=since, until=until, kinds=kinds):
         if users is None and accounts is not None and not may_hold(file, accounts):
             continue
         frame = await read(archive, file)
         wanted = matching(frame, since=since, until=until, accounts=accounts, users=users)
         if not wanted.is_empty():
             yield file, wanted
+
+
+async def files(
+    archive: Archive, *, since: datetime | None, until: datetime | None, kinds: Collection[str] | None = None
+) -> list[ArchiveFile]:
+    """Those that may hold such events."""
+    first = None if since is None else since.astimezone(UTC).date()
+    last = None if until is None else (until - _MICROSECOND).astimezone(UTC).date()
+    return await archive.files(first_day=first, last_day=last, kinds=kinds)
 
 
 async def read(archive: Archive, file: ArchiveFile) -> pl.DataFrame:

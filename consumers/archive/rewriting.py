@@ -94,7 +94,7 @@ async def _one(
         path = file.slot.new_path()
         raw = await asyncio.to_thread(to_parquet, frame)
         await archive.put(path, raw)
-        new_files = [described(path, file.slot, frame, len(raw), now)]
+        new_files = [described(path, file.slot, frame, len(raw), file.created_at)]
     if not await archive.replace([file.path], new_files, now):
         await archive.delete([new.path for new in new_files])
         raise ArchiveChanged(file.path)

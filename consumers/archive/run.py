@@ -18,6 +18,7 @@ from consumers.archive.writing import ArchiveOffsets, Archivist, archive_group
 from consumers.broker import SESSION_TIMEOUT_MS, Consumer, Partition, Record
 from consumers.events import MAX_EVENT_BYTES
 from consumers.loop import BEAT_SECONDS, POLL_SECONDS, Loop, Pace, Status
+from consumers.pseudonyms import Pseudonyms
 from consumers.records import Position
 from consumers.run import connect, relax_collector
 from consumers.store import TRANSIENT, raw_connection
@@ -49,6 +50,7 @@ class Options:
     future_tolerance: timedelta = timedelta(minutes=5)
     flush_bytes: int = 32 * 1024 * 1024
     flush_seconds: float = 60.0
+    pseudonyms: Pseudonyms | None = None  # for ids that reach the topic in plain
     session_timeout_ms: int = SESSION_TIMEOUT_MS
     upkeep_seconds: float = UPKEEP_SECONDS
     pace: Pace = field(default_factory=lambda: Pace(stuck_seconds=STUCK_SECONDS))
@@ -125,7 +127,7 @@ async def run_archive(
     )
     loop = ArchiveLoop(
         consumer,
-        AtOnce(Archivist(archive, options.group, limits)),
+        AtOnce(Archivist(archive, options.group, limits, pseudonyms=options.pseudonyms)),
         ArchiveOffsets(archive.engine, options.group),
         clock=clock,
         pace=options.pace,

@@ -10,7 +10,7 @@ event lies in the future. For such an event the archive waits until they have pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -28,6 +28,7 @@ from consumers.erasure.tombstones import Tombstones
 from consumers.events import BadEvent, encode
 from consumers.fold import fold, to_us
 from consumers.offsets import BEGAN_ANEW, Log, Offsets, Stored
+from consumers.pseudonyms import Pseudonyms
 from consumers.records import Advance, DatabaseAway, LostPartition, Position
 from consumers.store import CLAIM, TRANSIENT, raw_connection
 
@@ -129,7 +130,8 @@ class ArchiveOffsets(Offsets):
 class Archivist:
     """Applies what was read to the archive, as ``Applier`` does to the facts."""
 
-    def __init__(self, archive: Archive, group: str, limits: Limits) -> None:
+    def __init__(self, archive: Archive, group: str, limits: Limits, *, pseudonyms: Pseudonyms | None = None) -> None:
+        self._pseudonyms = pseudonyms
         self._archive = archive
         self._of_consumers = group
         self._group = archive_group(group)
@@ -168,7 +170,7 @@ class Archivist:
 
     async def _write(self, steps: Sequence[Advance], records: Sequence[Record], now: datetime) -> list[ArchiveFile]:
         verdicts = await self._verdicts(steps, records)
-        frame, undecided = await asyncio.to_thread(_accepted, records, verdicts, now, self._limits)
+        frame, undecided = await asyncio.to_thread(_accepted, records, verdicts, now, self._limits, self._pseudonyms)
         if undecided is not None:
             raise Undecided(f"the consumers have not read {undecided} yet, which lies in the future")
         try:
@@ -191,14 +193,8 @@ class Archivist:
                 erased = await tombstones.read(connection)
         except TRANSIENT as error:
             raise DatabaseAway(f"the verdicts of the consumers cannot be read: {error!r}") from error
-        # A topic that was made anew uses its offsets again: the letter may be of another record.
-        dead = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in letters}
         return _Verdicts(
-            refused={
-                (r.topic, r.partition, r.offset): BadEvent((), "bad_value")
-                for r in records
-                if r.value is not None and dead.get((r.topic, r.partition, r.offset)) == r.value
-            },
+            refused=refused_of(records, letters),
             judged={(row["topic"], row["partition"]): row["next_offset"] for row in judged},
             erased=erased,
         )
@@ -240,25 +236,33 @@ class _Verdicts:
 
 
 def _accepted(
-    records: Sequence[Record], verdicts: _Verdicts, now: datetime, limits: Limits
+    records: Sequence[Record], verdicts: _Verdicts, now: datetime, limits: Limits, pseudonyms: Pseudonyms | None
 ) -> tuple[pl.DataFrame, Place | None]:
     """The events of ``records`` that the consumers accepted, as columns; the first one of which that is not known."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     timeless = Limits(event_max_bytes=limits.event_max_bytes, future_tolerance=NEVER_TOO_LATE)
-    reading = read_records(records, verdicts.refused, now, timeless)
+    reading = read_records(records, verdicts.refused, now, timeless, erased=verdicts.erased, pseudonyms=pseudonyms)
     tolerance = limits.future_tolerance // timedelta(microseconds=1)
     for (_, (event, arrived)), record in zip(reading.events, reading.origins, strict=True):
         at = to_us(event.timestamp)
         place = (record.topic, record.partition, record.offset)
         if at > arrived + tolerance and record.offset >= verdicts.judged.get(place[:2], 0):
             return frame_of({name: [] for name in SCHEMA}), place
-        kept = verdicts.erased.apply(event, arrived) if verdicts.erased else event
-        if kept is None:
-            continue
         values = (
-            kept.account_id, kept.user_id, kept.event_id, kept.source, kept.kind, at, arrived, *place,
-            kept.import_id, kept.import_row, encode(kept),
+            event.account_id, event.user_id, event.event_id, event.source, event.kind, at, arrived, *place,
+            event.import_id, event.import_row, encode(event),
         )  # fmt: skip
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     return frame_of(columns), None
+
+
+def refused_of(records: Collection[Record], letters: Collection[Any]) -> dict[Place, BadEvent]:
+    """The records that are dead letters. A topic that was made anew uses its offsets again: then the letter is of
+    another record. Pure."""
+    dead = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in letters}
+    return {
+        (r.topic, r.partition, r.offset): BadEvent((), "bad_value")
+        for r in records
+        if r.value is not None and dead.get((r.topic, r.partition, r.offset)) == r.value
+    }
