@@ -75,6 +75,7 @@ TAGS = [
 
 ROUTERS = (
     contacts.router,  # its longer addresses come before those of accounts
+    erasures.router,  # before the accounts, whose ids may hold slashes
     accounts.router,
     alerts.router,
     deliveries.router,
@@ -84,7 +85,6 @@ ROUTERS = (
     keys.router,
     rules.router,
     ops.router,
-    erasures.router,
     audit.router,
     reference.router,
 )

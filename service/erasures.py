@@ -396,6 +396,12 @@ async def request(conn: AsyncConnection, subject: Subject, *, by: str, now: date
     return _view(made)
 
 
+async def note_export(conn: AsyncConnection, subject: Subject, *, by: str, count: int, now: datetime) -> None:
+    """In the audit: somebody was given what is held on the subject."""
+    fingerprint = subject.fingerprint(await _salt(conn))
+    await audit.note(conn, actor=by, action="export.made", subject=fingerprint, detail={"rows": count}, now=now)
+
+
 async def one(conn: AsyncConnection, erasure_id: UUID) -> ErasureView | None:
     row = (await conn.execute(select(erasures).where(erasures.c.erasure_id == erasure_id))).one_or_none()
     return None if row is None else _view(row)

@@ -243,7 +243,7 @@ async def clean_column(
     """Takes the subject's names out of a column of text or JSON; returns in how many rows. The database picks rows that
     hold the letters, ``scrub`` decides."""
     keys = list(table.primary_key.columns)
-    named = text(NAMED.format(f"{table.name}.{column}")).bindparams(names=[_as_stored(name) for name in subject.names])
+    named = text(NAMED.format(f"{table.name}.{column}")).bindparams(names=[as_stored(name) for name in subject.names])
     rows = (await conn.execute(select(*keys, table.c[column]).where(where, named))).all()
     is_named, count = subject.is_named, 0
     for row in rows:
@@ -258,6 +258,6 @@ async def clean_column(
     return count
 
 
-def _as_stored(name: str) -> str:
+def as_stored(name: str) -> str:
     """As it stands in JSON that Postgres shows as text."""
     return msgspec.json.encode(name).decode()[1:-1].lower()

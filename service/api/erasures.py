@@ -1,22 +1,30 @@
-"""Erasures over the API: ask for one, see how far it has come."""
+"""Privacy over the API: ask for an erasure, see how far it has come; hand out what is held on somebody."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import ConfigDict, Field, model_validator
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from consumers.erasure.subjects import Subject
 from service import erasures
-from service.api.common import Cursor, DepsDep, Limit, Strict, Word, WriteKey, answer, body
-from service.api.schemas import answers, body_of
+from service.api.common import CLEAN, Cursor, DepsDep, Limit, Strict, Word, WriteKey, answer, body
+from service.api.schemas import answers, body_of, problems
+from service.auth import Key
+from service.deps import Deps
 from service.erasures import ErasurePage, ErasureView
 from service.errors import not_found
+from service.export import export, schema
 
-router = APIRouter(prefix="/api/v1/erasures", tags=["privacy"])
+router = APIRouter(prefix="/api/v1", tags=["privacy"])
+
+IN_MEMORY = 1024 * 1024
+CHUNK = 64 * 1024
 
 
 def _one_of(schema: dict[str, Any]) -> None:
@@ -43,7 +51,7 @@ class ErasureQuery(Strict):
 
 
 @router.post(
-    "",
+    "/erasures",
     status_code=202,
     summary="Erase an account or a user",
     responses=answers(ErasureView, "Asked for; it is worked off within minutes", 408, 413, 415, status=202),
@@ -62,14 +70,14 @@ async def make_erasure(deps: DepsDep, by: WriteKey, wish: Annotated[NewErasure, 
     return answer(await deps.shielded(write()), 202)
 
 
-@router.get("", summary="Erasures", responses=answers(ErasurePage, "A page, newest first"))
+@router.get("/erasures", summary="Erasures", responses=answers(ErasurePage, "A page, newest first"))
 async def list_erasures(deps: DepsDep, _: WriteKey, query: Annotated[ErasureQuery, Query()]) -> Response:
     """Those that are done show a fingerprint only."""
     async with deps.reading() as conn:
         return answer(await erasures.listed(conn, query.cursor, query.limit))
 
 
-@router.get("/{erasure_id}", summary="One erasure", responses=answers(ErasureView, "How far it has come", 404))
+@router.get("/erasures/{erasure_id}", summary="One erasure", responses=answers(ErasureView, "How far it has come", 404))
 async def show_erasure(
     deps: DepsDep, _: WriteKey, erasure_id: Annotated[UUID, Path(description="Its `erasure_id`")]
 ) -> Response:
@@ -80,3 +88,59 @@ async def show_erasure(
     if found is None:
         raise not_found("erasure", str(erasure_id))
     return answer(found)
+
+
+SCHEMA = {name: value for name, value in schema().items() if name != "$schema"}
+EXPORT_ANSWER = {
+    "description": "The document (docs/export.schema.json)",
+    "content": {"application/json": {"schema": SCHEMA}},
+}
+
+
+@router.get(
+    "/accounts/{account_id:path}/export",
+    summary="Everything held on an account, or on a user of it",
+    responses={200: EXPORT_ANSWER, **problems(404)},
+    response_class=Response,
+)
+async def export_account(
+    deps: DepsDep,
+    by: WriteKey,
+    account_id: Annotated[str, Path(min_length=1, max_length=200, pattern=CLEAN, description="As the events name it")],
+    user_id: Annotated[Word | None, Query(description="Only what is held on this user of the account")] = None,
+) -> Response:
+    """One JSON document, as a download. Who asked is noted in the audit."""
+    subject = erasures.eraser(deps.settings, deps.engine).named(account_id, user_id)
+    file: IO[bytes] = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed when it is sent
+    try:
+        count = await _write(deps, by, subject, file)
+    except BaseException:
+        file.close()
+        raise
+    if not count:
+        file.close()
+        raise not_found("account" if user_id is None else "user", user_id or account_id)
+    length = file.tell()
+    file.seek(0)
+    headers = {
+        "Cache-Control": "no-store", "Content-Length": str(length),
+        "Content-Disposition": 'attachment; filename="kizashi-export.json"',
+    }  # fmt: skip
+    return StreamingResponse(_chunks(file), media_type="application/json", headers=headers)
+
+
+async def _write(deps: Deps, by: Key, subject: Subject, file: IO[bytes]) -> int:
+    """Before it is sent: a slow reader holds no connection, and a fault is still an answer of its own."""
+    archive = erasures.eraser(deps.settings, deps.engine).archive
+    async with deps.reading() as conn:
+        count = await export(conn, subject, archive, file, deps.clock())
+    if count:
+        async with deps.writing() as conn:
+            await erasures.note_export(conn, subject, by=f"key:{by.name}", count=count, now=deps.clock())
+    return count
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk

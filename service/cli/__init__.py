@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backfill, dead_letters, demo, doctor, forget, keys, migrate, partitions, rules, serve
+from service.cli import backfill, dead_letters, demo, doctor, export, forget, keys, migrate, partitions, rules, serve
 
 app = typer.Typer(
     name="kizashi",
@@ -21,6 +21,7 @@ app.command()(demo.demo)
 app.command()(backfill.backfill)
 app.command()(doctor.doctor)
 app.command()(forget.forget)
+app.command()(export.export)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(partitions.app, name="partitions")
