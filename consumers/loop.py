@@ -228,6 +228,7 @@ class Loop:
         topic, partition = position.place
         first = position.last_offset if check and position.last_offset is not None else position.next_offset
         if self._consumer.seek(topic, partition, first):
+            self._consumer.resume([position.place])  # it may have been stopped, and the group not joined anew since
             self._positions[position.place] = position
             self._lag[position.place] = log.end - position.next_offset
             metrics.STOPPED.labels(topic, str(partition)).set(0)
