@@ -20,7 +20,7 @@ from service.deps import Deps
 from service.queries import Stream
 from service.settings import Settings
 
-__all__ = ["CannotRelease", "From", "PartitionNow", "Partitions", "logs_of", "partitions", "release"]
+__all__ = ["CannotRelease", "From", "PartitionNow", "Partitions", "logs_of", "partitions", "release", "stopped_of"]
 
 SURVEY_SECONDS = 5.0
 
@@ -73,6 +73,13 @@ async def partitions(deps: Deps) -> Partitions:
         stored = await _stored(conn, deps.stream)
     items = tuple(_now(place, stored.get(place), logs.get(place)) for place in sorted(stored.keys() | logs.keys()))
     return Partitions(group=deps.stream.group, broker=problem, items=items)
+
+
+async def stopped_of(deps: Deps, topic: str) -> list[int]:
+    """The numbers of the topic's stopped partitions."""
+    async with deps.reading() as conn:
+        stored = await _stored(conn, deps.stream)
+    return sorted(place[1] for place, row in stored.items() if place[0] == topic and row["stopped_reason"] is not None)
 
 
 async def _stored(conn: AsyncConnection, stream: Stream) -> Mapping[Partition, Mapping[str, object]]:

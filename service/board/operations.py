@@ -7,7 +7,7 @@ import re
 from starlette.responses import RedirectResponse, Response
 
 from service.board.site import Refused, Visit
-from service.partitions import CannotRelease, From, partitions, release
+from service.partitions import CannotRelease, From, partitions, release, stopped_of
 
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 OFFSET = re.compile(r"\d{1,18}")
@@ -49,12 +49,13 @@ async def release_partition(visit: Visit) -> Response:
         return await _show(
             visit, status=422, problem=words("Choose where it shall go on; an offset is a whole number.")
         )
-    place, now = (topic, int(number)), visit.page.now
-    try:
-        await visit.board.deps.shielded(
-            release(visit.board.deps, place, start_from, actor=visit.session.actor, now=now)
-        )
-    except CannotRelease as error:
-        problem = words("{place} was not released: {why}", place=f"{topic}[{number}]", why=str(error))
-        return await _show(visit, status=409, problem=problem)
+    deps = visit.board.deps
+    every = form.get("every") and where != "offset"
+    for each in await stopped_of(deps, topic) if every else [int(number)]:
+        work = release(deps, (topic, each), start_from, actor=visit.session.actor, now=visit.page.now)
+        try:
+            await deps.shielded(work)
+        except CannotRelease as error:
+            problem = words("{place} was not released: {why}", place=f"{topic}[{each}]", why=str(error))
+            return await _show(visit, status=409, problem=problem)
     return RedirectResponse("/partitions?done=release", status_code=303)

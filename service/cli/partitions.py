@@ -11,11 +11,11 @@ from service.cli.running import run_with_deps
 
 if TYPE_CHECKING:
     from service.deps import Deps
-    from service.partitions import From, PartitionNow
+    from service.partitions import From
 
 app = typer.Typer(help="See how far each partition is; let a stopped one go on.", no_args_is_help=True)
 
-_PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})\[(\d{1,9})\]")
+_PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})\[(\d{1,9}|\*)\]")
 
 
 @app.command(name="list")
@@ -50,7 +50,9 @@ def list_(
 
 @app.command()
 def release(
-    partition: Annotated[str, typer.Argument(help="As `list` shows it: 'kizashi.events[7]'.")],
+    partition: Annotated[
+        str, typer.Argument(help="As `list` shows it: 'kizashi.events[7]'; [*]: every stopped one of the topic.")
+    ],
     skip_to: Annotated[
         int | None, typer.Option(help="Go on at this offset; what lies before it is never read.", min=0, max=2**63 - 1)
     ] = None,
@@ -64,7 +66,7 @@ def release(
     silent for it.
     """
     from service.audit import COMMAND
-    from service.partitions import CannotRelease
+    from service.partitions import CannotRelease, stopped_of
     from service.partitions import release as let_go
 
     place = _PLACE.fullmatch(partition)
@@ -72,19 +74,29 @@ def release(
         raise typer.BadParameter("write it as the list shows it: 'kizashi.events[7]'")
     if from_start and skip_to is not None:
         raise typer.BadParameter("choose one of --skip-to and --from-start")
-    topic, number = place[1], int(place[2])
+    if place[2] == "*" and skip_to is not None:
+        raise typer.BadParameter("an offset is of one partition: name it")
     start_from: From = "start" if from_start else "here" if skip_to is None else skip_to
 
-    async def run(deps: Deps) -> PartitionNow:
-        return await let_go(deps, (topic, number), start_from, actor=COMMAND, now=deps.clock())
+    async def run(deps: Deps) -> bool:
+        all_well = True
+        numbers = await stopped_of(deps, place[1]) if place[2] == "*" else [int(place[2])]
+        for number in numbers:
+            name = f"{place[1]}[{number}]"
+            try:
+                after = await let_go(deps, (place[1], number), start_from, actor=COMMAND, now=deps.clock())
+            except CannotRelease as error:
+                all_well = False
+                typer.echo(f"{name} stays as it is: {error}", err=True)
+            else:
+                typer.echo(f"{name} goes on at offset {after.next_offset}{gap}.")
+        if not numbers:
+            typer.echo(f"No partition of {place[1]} is stopped.")
+        return all_well
 
-    try:
-        after = run_with_deps(run)
-    except CannotRelease as error:
-        typer.echo(f"{partition} stays as it is: {error}", err=True)
-        raise typer.Exit(1) from None
     gap = "" if start_from == "here" else "; the time since it was complete is noted as a gap"
-    typer.echo(f"{partition} goes on at offset {after.next_offset}{gap}.")
+    if not run_with_deps(run):
+        raise typer.Exit(1)
 
 
 def _number(value: int | None) -> str:
