@@ -40,6 +40,7 @@ from consumers.store import raw_connection
 from consumers.tables import tombstone_salt
 from health.tables import accounts
 from service import audit
+from service.archive import archive_of
 from service.clock import Clock, utc_now
 from service.db import make_engine
 from service.queries import MAX_LIMIT, cursors
@@ -373,7 +374,7 @@ def make_patient_engine(settings: Settings, name: str) -> AsyncEngine:
 
 def eraser(settings: Settings, engine: AsyncEngine) -> Eraser:
     """As the settings have it; ``engine`` from ``make_patient_engine``."""
-    return Eraser(engine=engine, pseudonyms=pseudonyms_of(settings, always=True), archive=None, clock=utc_now)
+    return Eraser(engine=engine, pseudonyms=pseudonyms_of(settings, always=True), archive=archive_of(settings, engine), clock=utc_now)
 
 
 async def request(conn: AsyncConnection, subject: Subject, *, by: str, now: datetime) -> ErasureView:

@@ -1,5 +1,4 @@
-"""The four roles, each built from the settings: api, consumer, evaluator, sender; and all of them under a
-supervisor.
+"""The roles, each built from the settings: api, consumer, archive, evaluator, sender; and all of them under a supervisor.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("kizashi.roles")
 
-ROLES = ("api", "consumer", "evaluator", "sender")
+ROLES = ("api", "consumer", "archive", "evaluator", "sender")
 """In the order of the road, which is also the order of stopping."""
 
 
@@ -60,6 +59,7 @@ async def run_role(role: str, settings: Settings) -> int:
     run: Callable[[Settings, asyncio.Event], Awaitable[int]] = {
         "api": _api,
         "consumer": _consumer,
+        "archive": _archive,
         "evaluator": _evaluator,
         "sender": _sender,
     }[role]
@@ -78,19 +78,20 @@ async def run_all(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     stop = asyncio.Event()
     stop_on_signals(stop)
-    supervisor = Supervisor(role_processes(), stop)
+    supervisor = Supervisor(role_processes(archive=settings.archive_url is not None), stop)
     return await supervisor.run()
 
 
-def role_processes() -> list[RoleProcess]:
-    """The roles with a metrics port each, which the API is told of."""
-    ports = {role: free_port() for role in ROLES if role != "api"}
+def role_processes(*, archive: bool = False) -> list[RoleProcess]:
+    """The roles with a metrics port each, which the API is told of; with ``archive`` also the one of that name."""
+    roles = [role for role in ROLES if archive or role != "archive"]
+    ports = {role: free_port() for role in roles if role != "api"}
     peers = [f'"{role}=http://127.0.0.1:{port}/metrics"' for role, port in ports.items()]
     environments = {
         "api": {"KIZASHI_METRICS_PEERS": f"[{','.join(peers)}]"},
         **{role: {"KIZASHI_METRICS_PORT": str(port)} for role, port in ports.items()},
     }
-    return [RoleProcess(role=role, environment=environments[role]) for role in ROLES]
+    return [RoleProcess(role=role, environment=environments[role]) for role in roles]
 
 
 async def _api(settings: Settings, stop: asyncio.Event) -> int:
@@ -173,6 +174,43 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
         except (Stuck, BrokerError) as error:
             log.error("the consumer ends, to be started again", problem=str(error))  # noqa: TRY400 - the words say it all
             return 1
+    return 0
+
+
+async def _archive(settings: Settings, stop: asyncio.Event) -> int:
+    from consumers.archive.run import Options, run_archive
+    from consumers.broker import BrokerError
+    from consumers.loop import Status, Stuck
+    from service.archive import archive_of
+    from service.secrets import pseudonyms_of
+
+    options = Options(
+        bootstrap=settings.kafka_bootstrap,
+        topics=settings.events_topics,
+        group=settings.consumer_group,
+        broker_incarnation=settings.broker_incarnation,
+        event_max_bytes=settings.event_max_bytes,
+        future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
+        flush_bytes=settings.archive_flush_bytes,
+        flush_seconds=settings.archive_flush_seconds,
+        pseudonyms=pseudonyms_of(settings),
+    )
+    status = Status()
+    async with _engine(settings, "archive") as engine:
+        try:
+            archive = archive_of(settings, engine)
+        except ValueError as error:
+            log.error("the archive cannot be used", problem=str(error))  # noqa: TRY400 - the words say it all
+            return EX_CONFIG
+        if archive is None:
+            log.error("there is no archive to write", remedy="set KIZASHI_ARCHIVE_URL, or run without this role")
+            return EX_CONFIG
+        async with _metrics(settings, _database_and(engine, status)):
+            try:
+                await run_archive(archive, options, stop, utc_now, status)
+            except (Stuck, BrokerError) as error:
+                log.error("the archive ends, to be started again", problem=str(error))  # noqa: TRY400 - the words say it all
+                return 1
     return 0
 
 

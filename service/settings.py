@@ -19,6 +19,7 @@ EX_CONFIG = 78
 """Exit status of a process that cannot run as configured: starting it again would not help."""
 SECRET_KEY_LENGTH = 16
 DRIVER = "postgresql+asyncpg"
+ARCHIVE_SCHEMES = ("file", "s3", "gs", "az")
 
 
 class Settings(BaseSettings):
@@ -81,6 +82,15 @@ class Settings(BaseSettings):
     waiting_max_events_per_user: int = Field(default=1_000, ge=0, description="Events that wait for a user's account")
     waiting_max_events: int = Field(default=1_000_000, ge=0, description="Events that wait for accounts in all")
     waiting_days: int = Field(default=14, ge=1, description="Events that wait longer become dead letters")
+
+    # Archive
+    archive_url: str | None = Field(
+        default=None, description="Where accepted events are archived: file:///folder, s3://bucket/folder, gs://, az://"
+    )
+    archive_flush_seconds: float = Field(default=60.0, gt=0, description="An event is archived after this time at most")
+    archive_flush_bytes: int = Field(
+        default=32 * 1024 * 1024, gt=0, description="So many bytes of records are archived at once"
+    )
 
     # Evaluation
     coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
@@ -154,6 +164,14 @@ class Settings(BaseSettings):
         if wanted and info.data.get("secret_key") is None:
             raise ValueError("needs KIZASHI_SECRET_KEY, which makes the pseudonyms: set it, and keep it for good")
         return wanted
+
+    @field_validator("archive_url")
+    @classmethod
+    def _of_a_known_store(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in ARCHIVE_SCHEMES:
+            schemes = ", ".join(f"{scheme}://" for scheme in ARCHIVE_SCHEMES)
+            raise ValueError(f"must begin with one of {schemes}: file:///var/lib/kizashi/archive, s3://bucket/folder")
+        return url
 
     @field_validator("metrics_peers")
     @classmethod

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backfill, dead_letters, demo, doctor, export, forget, keys, migrate, partitions, rules, serve
+from service.cli import (
+    backfill,
+    dead_letters,
+    demo,
+    doctor,
+    export,
+    forget,
+    keys,
+    migrate,
+    partitions,
+    replay,
+    rules,
+    serve,
+)
 
 app = typer.Typer(
     name="kizashi",
@@ -20,6 +33,7 @@ app.command()(migrate.migrate)
 app.command()(demo.demo)
 app.command()(backfill.backfill)
 app.command()(doctor.doctor)
+app.command()(replay.replay)
 app.command()(forget.forget)
 app.command()(export.export)
 app.add_typer(keys.app, name="keys")

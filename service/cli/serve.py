@@ -12,6 +12,7 @@ import typer
 class Role(StrEnum):
     api = "api"
     consumer = "consumer"
+    archive = "archive"
     evaluator = "evaluator"
     sender = "sender"
 
