@@ -374,7 +374,8 @@ def make_patient_engine(settings: Settings, name: str) -> AsyncEngine:
 
 def eraser(settings: Settings, engine: AsyncEngine) -> Eraser:
     """As the settings have it; ``engine`` from ``make_patient_engine``."""
-    return Eraser(engine=engine, pseudonyms=pseudonyms_of(settings, always=True), archive=archive_of(settings, engine), clock=utc_now)
+    archive = archive_of(settings, engine)
+    return Eraser(engine=engine, pseudonyms=pseudonyms_of(settings, always=True), archive=archive, clock=utc_now)
 
 
 async def request(conn: AsyncConnection, subject: Subject, *, by: str, now: datetime) -> ErasureView:

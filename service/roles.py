@@ -1,5 +1,4 @@
-"""The roles, each built from the settings: api, consumer, archive, evaluator, sender; and all of them under a supervisor.
-"""
+"""The roles, each built from the settings: api, consumer, archive, evaluator, sender; or all under a supervisor."""
 
 from __future__ import annotations
 

@@ -40,10 +40,11 @@ from tests.integration.test_consumers_end_to_end import PATIENCE, consuming, opt
 YEARS = timedelta(days=3_000)
 """The workload's events lie safely in the past, whatever the clock says."""
 BOTH: tuple[Source, ...] = ("kafka", "archive")
-READ = (
-    "SELECT bool_and(coalesce(o.next_offset >= u.until, false)) "
-    "FROM unnest(CAST(:ps AS int[]), CAST(:ends AS bigint[])) AS u(p, until) LEFT JOIN stream_offsets o ON o.group_id = :group AND o.topic = :topic AND o.partition = u.p"
-)
+READ = """
+SELECT bool_and(coalesce(o.next_offset >= u.until, false))
+FROM unnest(CAST(:ps AS int[]), CAST(:ends AS bigint[])) AS u(p, until)
+LEFT JOIN stream_offsets o ON o.group_id = :group AND o.topic = :topic AND o.partition = u.p
+"""
 
 
 @dataclass(kw_only=True)
