@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import repeat
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -83,8 +84,11 @@ class Intake:
         self._waiting = Waiting(engine, waiting or WaitingLimits())
         self._left_over = asyncio.Event()
 
-    async def take(self, items: Sequence[Item], *, source: str, now: datetime) -> list[Taken]:
-        """One answer per item, in order. Events that name no source get ``source``; all are stamped with ``now``.
+    async def take(
+        self, items: Sequence[Item], *, source: str, now: datetime, arrived: Sequence[datetime] | None = None
+    ) -> list[Taken]:
+        """One answer per item, in order. Events that name no source get ``source``; all are stamped as received now, or
+        when each item ``arrived``.
 
         Sending again what was not acknowledged is always safe. An item of several events is as well off as its worst.
         The database is asked only for events without an account, and for bindings; while it is away they are not
@@ -92,7 +96,10 @@ class Intake:
         does not mend.
         """
         items = items if self._pseudonyms is None else [_under_pseudonyms(item, self._pseudonyms) for item in items]
-        fates = [[_Fate(event=_stamped(event, source, now)) for event in item.events] for item in items]
+        fates = [
+            [_Fate(event=_stamped(event, source, at)) for event in item.events]
+            for item, at in zip(items, repeat(now) if arrived is None else arrived, strict=arrived is not None)
+        ]
         flat = [fate for of_item in fates for fate in of_item]
         bindings = [item.binding for item in items if item.binding is not None]
         unplaced = [fate for fate in flat if fate.event.account_id == UNPLACED]
