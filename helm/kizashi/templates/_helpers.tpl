@@ -93,6 +93,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - name: KIZASHI_PEOPLE_FILE
   value: /etc/kizashi/people/people.yaml
 {{- end }}
+{{- with .Values.archive.url }}
+- name: KIZASHI_ARCHIVE_URL
+  value: {{ . | quote }}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
