@@ -14,8 +14,10 @@ import bisect
 import contextlib
 import ctypes
 import json
+import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from typing import Any
 
 from tests.faults.injections import FAULTS, Fault
 from tests.faults.ledger import Ledger, Verdict
-from tests.faults.rig import ROOT, Rig, rigged_road
+from tests.faults.rig import ROOT, NotRecovered, Rig, rigged_road
 
 SMALL_DISK = b"size=288m,mode=0755"
 SMALL_DISK_SETTINGS = {"max_wal_size": "48MB", "min_wal_size": "32MB"}
@@ -72,10 +74,16 @@ async def inject(rig: Rig, plan: Sequence[Fault], chance: random.Random, tell: T
             tell(f"{number:>4} {fault.name}: NOT INJECTED, {error}")
             await rig.recovered(time.time())
             continue
-        seconds = await rig.recovered(time.time())
+        try:
+            seconds = await rig.recovered(time.time())
+        except NotRecovered as error:
+            tell(f"{number:>4} {fault.name} ({detail}): NOT RECOVERED, no further injections\n{error}")
+            seconds = math.inf
         done.append(
             Injection(number=number, fault=fault.name, detail=detail, began_at=began_at, recovery_seconds=seconds)
         )
+        if seconds == math.inf:
+            break
         tell(f"{number:>4}/{len(plan)} {time.monotonic() - began:6.0f} s  {fault.name} ({detail}): {seconds:.1f} s")
     return done
 
@@ -151,7 +159,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def good(report: Report) -> bool:
-    return not any(report[name] for name in ("lost", "double", "unknown", "differences"))
+    recovered = all(injection["recovery_seconds"] < math.inf for injection in report["injections"])
+    return recovered and not any(report[name] for name in ("lost", "double", "unknown", "differences"))
 
 
 def merged(reports: Sequence[Report]) -> Report:
@@ -244,6 +253,7 @@ def main() -> None:
     parser.add_argument("--small-disk", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     chosen.seed = chosen.seed or f"{random.SystemRandom().randrange(10**6):06}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped either way
     commit = _commit()
     _tell(f"seed {chosen.seed}, commit {commit}, {chosen.injections} injections")
     with contextlib.ExitStack() as stack:
