@@ -29,6 +29,7 @@ from service.role_server import Probe, Report, RoleServer, serve_role_metrics
 __all__ = [
     "CONTENT_TYPE_LATEST",
     "DATA_HELD",
+    "DEAD_LETTER_ACTIONS",
     "EVENTS_ACCEPTED",
     "EVENTS_REFUSED",
     "EVENTS_UNACKNOWLEDGED",
@@ -67,6 +68,9 @@ WEBHOOK_PARTS = Counter(
     ["webhook", "outcome"],
 )
 DATA_HELD = Gauge("kizashi_data_held", "1 while absence alerts wait because data is incomplete")
+DEAD_LETTER_ACTIONS = Counter(
+    "kizashi_dead_letter_actions_total", "Dead letters that people retried or discarded", ["action", "outcome"]
+)
 OPEN_DEAD_LETTERS = Gauge("kizashi_dead_letters_open", "Dead letters that wait for somebody, by reason", ["reason"])
 ROLE_UP = "kizashi_role_up"
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter as Counts
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
-from prometheus_client import Counter
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +25,7 @@ from service import audit
 from service.dead_letters.retrying import Letter, Limits, event_of, first_arrival
 from service.deps import Deps
 from service.errors import FieldProblem
+from service.metrics import DEAD_LETTER_ACTIONS
 from service.queries.dead_letters import DeadLetterFilter, conditions
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,6 @@ MOST_AT_ONCE: Final = 1_000
 
 Action = Literal["retry", "discard"]
 Said = Literal["retried", "discarded", "refused", "unacknowledged", "not_open", "missing"]
-
-ACTIONS: Final = Counter(
-    "kizashi_dead_letter_actions_total", "Dead letters that people retried or discarded", ["action", "outcome"]
-)
 
 table = dead_letters.c
 _LETTER: Final = (table.dead_letter_id, table.value, table.record_timestamp, table.created_at)
@@ -223,7 +219,7 @@ class Desk:
         self, conn: AsyncConnection, action: Action, where: DeadLetterFilter, outcomes: Sequence[Outcome]
     ) -> None:
         """The text searched for stays out: it may name a user, and the audit is kept for ever."""
-        counts = Counts(str(each.outcome) for each in outcomes)
+        counts = Counter(str(each.outcome) for each in outcomes)
         asked: dict[str, Any] = {"reasons": list(where.reasons), "topic": where.topic, "text": where.text is not None}
         done = "retried" if action == "retry" else "discarded"
         await self._note(conn, f"dead_letters.{done}", where.topic or "all", {**asked, **counts})
@@ -242,4 +238,4 @@ def _fields(error: BadEvent) -> list[FieldProblem]:
 
 def _count(action: Action, outcomes: Sequence[Outcome]) -> None:
     for each in outcomes:
-        ACTIONS.labels(action, each.outcome).inc()
+        DEAD_LETTER_ACTIONS.labels(action, each.outcome).inc()

@@ -102,7 +102,7 @@ async def consumers(
         return [warning("consumers", what, "start one: `kizashi serve`, or `kizashi serve --role consumer`")]
     stopped = [
         fault("consumers", f"{row.topic}[{row.partition}] is stopped: {row.stopped_reason}",
-              "restore the topic that it was reading, or decide to go on with the one that is there now")
+              "see `kizashi partitions list` and docs/operations.md, then `kizashi partitions release`")
         for row in rows if row.stopped_reason is not None
     ]  # fmt: skip
     read = {(row.topic, row.partition): row.next_offset for row in rows}

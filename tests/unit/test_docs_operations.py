@@ -6,21 +6,16 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
-from sqlalchemy import insert, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from alerts import metrics as of_alerts
 from consumers import door_metrics as of_doors
 from consumers import metrics as of_consumers
-from consumers.offsets import Log, Offsets, decide
-from consumers.tables import stream_offsets
-from health import observed
-from health.tables import touched
 from service import metrics as of_service
 from service.settings import Settings
 
@@ -83,33 +78,6 @@ def test_no_guide_names_a_metric_that_is_not_there(guide: str) -> None:
 def statements() -> list[str]:
     found = re.findall(r"^ *```sql\n(.*?)^ *```", PAGE, flags=re.MULTILINE | re.DOTALL)
     return [statement.strip().rstrip(";") for statement in found]
-
-
-async def test_a_stopped_partition_goes_on_as_the_page_says(engine: AsyncEngine) -> None:
-    stopped: dict[str, Any] = {
-        "group_id": "kizashi", "topic": "kizashi.events", "partition": 7, "next_offset": 900, "epoch": 3,
-        "cluster_id": "old", "topic_id": "old", "last_offset": 899, "last_timestamp_ms": 1, "last_crc": 1,
-        "stopped_reason": "900 was next, but the log ends at 5: truncated", "updated_at": NOW,
-    }  # fmt: skip
-    going_on, gap, everybody, _ = statements()
-    log = Log(cluster_id="new", topic_id="new", start=0, end=5)
-    place = ("kizashi.events", 7)
-    offsets = Offsets(engine, "kizashi")
-    async with engine.begin() as conn:
-        await conn.execute(insert(stream_offsets).values(stopped))
-    assert decide((await offsets.open({place: log}, NOW))[place], log).action == "stop"
-    async with engine.begin() as conn:
-        assert (await conn.execute(text(going_on))).rowcount == 1
-        await conn.execute(text(gap))
-        await conn.execute(text(everybody))
-        gaps = (await observed.read(conn, NOW, NOW)).gaps
-        markers = (await conn.execute(select(touched.c.everyone_since))).all()
-    stored = (await offsets.open({place: log}, NOW))[place]
-    opening = decide(stored, log)
-    assert (opening.action, opening.check, stored.position.next_offset, stored.position.epoch) == ("read", False, 0, 4)
-    assert stored.stopped_reason is None
-    assert [found.state for found in gaps] == ["lost"]
-    assert [row.everyone_since.year for row in markers] == [1970]
 
 
 async def test_numbers_of_transitions_can_be_moved_on_after_a_restore(engine: AsyncEngine) -> None:
