@@ -40,6 +40,7 @@ MAX_RUNS: Final = 8
 COMPACT_AFTER: Final = timedelta(hours=1)
 COMPACT_ROWS: Final = 16
 _LITTLE: Final = np.dtype("<u8")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 LOAD_DAYS: Final = """
 SELECT d.topic, d.partition, d.event_day, d.hashes FROM dedup_batches d
@@ -68,8 +69,11 @@ PUT: Final = "INSERT INTO dedup_batches (topic, partition, event_day, hashes, cr
 
 def event_hash(event: EventBase) -> int:
     """64 bits of (source, account, event id). A false match among 10^8 events of a day has odds of 1 in 3,000."""
-    name = f"{event.source}\0{event.account_id}\0{event.event_id}"
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(_digest(event), "little")
+
+
+def _digest(event: EventBase) -> bytes:
+    return blake2b(f"{event.source}\0{event.account_id}\0{event.event_id}".encode(), digest_size=8).digest()
 
 
 class DayHashes:
@@ -141,11 +145,9 @@ class Dedup:
         """Brings the days and marks that ``batch`` asks for into memory."""
         # Noted before the database is asked: what is settled meanwhile may be missing in its answer.
         unsettled = list(self._unsettled)
-        days, marks = set(), set()
+        marks, days = set(), set(_by_day(batch))
         for (topic, partition), (event, _) in batch:
-            if event.import_id is None:
-                days.add((topic, partition, _day(event)))
-            else:
+            if event.import_id is not None:
                 marks.add((event.import_id, topic, partition))
         absent_days, absent_marks = sorted(days - self._days.keys()), sorted(marks - self._marks.keys())
         if not absent_days and not absent_marks:
@@ -166,7 +168,6 @@ class Dedup:
     def screen(self, batch: Sequence[tuple[Partition, Arrival]]) -> Screened:
         """Which events are new; everything needed must have been loaded."""
         fresh = [True] * len(batch)
-        by_day: dict[DayKey, tuple[list[int], list[int]]] = {}
         marks: dict[MarkKey, int] = {}
         for index, ((topic, partition), (event, _)) in enumerate(batch):
             if event.import_id is not None and event.import_row is not None:
@@ -174,14 +175,11 @@ class Dedup:
                 fresh[index] = event.import_row > marks.get(mark, self._marks[mark])
                 if fresh[index]:
                     marks[mark] = event.import_row
-                continue
-            hashes, places = by_day.setdefault((topic, partition, _day(event)), ([], []))
-            hashes.append(event_hash(event))
-            places.append(index)
         days: dict[DayKey, Hashes] = {}
-        for day, (hashes, places) in by_day.items():
+        for day, places in _by_day(batch).items():
             self._days.move_to_end(day)
-            unique, first = np.unique(np.array(hashes, dtype=np.uint64), return_index=True)
+            digests = b"".join([_digest(batch[index][1][0]) for index in places])
+            unique, first = np.unique(np.frombuffer(digests, dtype=_LITTLE), return_index=True)
             new = ~self._days[day].contains(unique)
             for index in places:
                 fresh[index] = False
@@ -241,9 +239,24 @@ async def compact(engine: AsyncEngine, *, now: datetime, most: int = 200) -> int
     return len(groups)
 
 
+def _by_day(batch: Sequence[tuple[Partition, Arrival]]) -> dict[DayKey, list[int]]:
+    """The places in ``batch`` of what no import numbers."""
+    found: dict[DayKey, list[int]] = {}
+    at: tuple[Partition, int] | None = None
+    places: list[int] = []
+    for index, (partition, (event, _)) in enumerate(batch):
+        if event.import_id is None:
+            day = _day(event)
+            if at is None or day != at[1] or partition != at[0]:  # most follow one of the same day
+                at = partition, day
+                places = found.setdefault((*partition, day), [])
+            places.append(index)
+    return found
+
+
 def _day(event: Event) -> int:
-    return int(event.timestamp.timestamp() // 86400)
+    return (event.timestamp - _EPOCH).days
 
 
 def _date(day: int) -> date:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date()
+    return (_EPOCH + timedelta(days=day)).date()

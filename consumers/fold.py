@@ -11,11 +11,11 @@ imports no database code, and ``consumers/store.py`` refuses to start when they 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from consumers import fold_records as discrete
 from consumers.events import (
@@ -63,8 +63,10 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
+K = TypeVar("K")
+V = TypeVar("V")
 Row = tuple[Any, ...]
-"""Times are epoch µs; a day array is a dict: place in the month from 0 -> count, zeros left out."""
+"""Times are epoch µs, days ISO 8601; a day array is a dict: place in the month from 0 -> count, zeros left out."""
 Arrival = tuple[Event, int]
 """An event and when it reached us: the door's ``received_at``, else the broker's time; epoch µs."""
 
@@ -82,7 +84,7 @@ class Fold:
 
 class Month:
     """What the people of an account did in a month. ``users``: [bits of days, last]; ``features``: [quantities by place
-    in the month, bits, first, last]."""
+    in the month, bits, first, last, total]."""
 
     __slots__ = ("active_days", "events", "features", "logins", "users")
 
@@ -256,7 +258,7 @@ def _activity(event: Event, account: Account, at: int, day: int, arrived: int) -
             account.last_login = at
         month.logins[place] = month.logins.get(place, 0) + 1
     elif type(event) is Usage:
-        _usage(month, event, at, place)
+        _usage(month, event, at, place, bit)
 
     if user_id is not None and user_id != ERASED_USER:
         user = month.users.get(user_id)
@@ -267,23 +269,30 @@ def _activity(event: Event, account: Account, at: int, day: int, arrived: int) -
             user[1] = max(user[1], at)
 
     if arrived >= (day + 1) * DAY_US and event.import_id is None:
-        late = account.late.setdefault((day, arrived // DAY_US), [0, 0])
-        late[0] += login
-        late[1] += 1
+        days = (day, arrived // DAY_US)
+        late = account.late.get(days)
+        if late is None:
+            account.late[days] = [1 if login else 0, 1]
+        else:
+            late[0] += login
+            late[1] += 1
 
 
-def _usage(month: Month, event: Usage, at: int, place: int) -> None:
+def _usage(month: Month, event: Usage, at: int, place: int, bit: int) -> None:
+    quantity = event.quantity
+    amount = quantity * 1000 if type(quantity) is int else thousandths(quantity)
     used = month.features.get(event.feature)
     if used is None:
-        used = month.features[event.feature] = [{}, 0, at, at]
-    elif at > used[3]:
+        month.features[event.feature] = [{place: amount} if amount else {}, bit, at, at, amount]
+        return
+    if at > used[3]:
         used[3] = at
     elif at < used[2]:
         used[2] = at
-    used[1] |= 1 << place
-    amount = thousandths(event.quantity)
+    used[1] |= bit
     if amount:
         used[0][place] = used[0].get(place, 0) + amount
+        used[4] += amount
 
 
 _DISCRETE: Final[Mapping[type[EventBase], Callable[[Any, Any, int], None]]] = {
@@ -352,28 +361,39 @@ def _months(accounts: Sequence[tuple[str, Account]]) -> dict[str, list[Row]]:
     by_month: list[Row] = []
     features: list[Row] = []
     for name, account in accounts:
-        totals: dict[str, list[int]] = {}
-        for number, month in sorted(account.months.items()):
+        for number, month in _in_order(account.months):
             first = _month(number)
             months.append((name, first, month.logins, month.events, month.active_days))
-            users += [(name, first, user, *values) for user, values in sorted(month.users.items())]
-            for feature, (quantities, bits, began, ended) in sorted(month.features.items()):
-                by_month.append((name, first, feature, quantities, bits))
-                total = totals.get(feature)
-                if total is None:
-                    totals[feature] = [began, ended, sum(quantities.values())]
-                else:  # months come in order
-                    total[1] = ended
-                    total[2] += sum(quantities.values())
-        features += [(name, feature, *values) for feature, values in sorted(totals.items())]
+            users += [(name, first, user, bits, last) for user, (bits, last) in _in_order(month.users)]
+            by_month += [(name, first, feature, used[0], used[1]) for feature, used in _in_order(month.features)]
+        if len(account.months) == 1:
+            features += [(name, feature, used[2], used[3], used[4]) for feature, used in _in_order(month.features)]
+        else:
+            features += _totals(name, account)
     return {"account_months": months, "user_months": users, "feature_months": by_month, "features": features}
 
 
+def _in_order(rows: dict[K, V]) -> Collection[tuple[K, V]]:
+    """By key; most hold one."""
+    return rows.items() if len(rows) == 1 else sorted(rows.items(), key=_key)
+
+
+def _totals(name: str, account: Account) -> list[Row]:
+    """The features of several months, or of none."""
+    totals: dict[str, list[int]] = {}
+    for _, month in sorted(account.months.items()):
+        for feature, (_, _, first, last, amount) in month.features.items():
+            total = totals.setdefault(feature, [first, last, 0])
+            total[1] = last  # months come in order
+            total[2] += amount
+    return [(name, feature, *values) for feature, values in sorted(totals.items())]
+
+
 @lru_cache(maxsize=1024)
-def _month(number: int) -> date:
-    return date(number // 12, number % 12 + 1, 1)
+def _month(number: int) -> str:
+    return date(number // 12, number % 12 + 1, 1).isoformat()
 
 
 @lru_cache(maxsize=4096)
-def _day(number: int) -> date:
-    return date.fromordinal(719163 + number)
+def _day(number: int) -> str:
+    return date.fromordinal(719163 + number).isoformat()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, Table, Text
@@ -50,24 +49,26 @@ class Upsert:
 
 def day_array(places: Mapping[int, int]) -> str:
     """The Postgres literal of a day array given by its places that are not zero."""
-    if len(places) == 1:
-        ((place, value),) = places.items()
-        return f"{_BEFORE[place]}{value}{_AFTER[place]}"
-    if not places:
-        return _ZEROS
     return "{" + ",".join(str(places.get(place, 0)) for place in range(PLACES)) + "}"
 
 
 def _day_arrays(column: Sequence[Mapping[int, int]]) -> str:
-    return '{"' + '","'.join(map(day_array, column)) + '"}'
+    literals: list[str] = []
+    for places in column:
+        if len(places) == 1:
+            for place, value in places.items():
+                literals.append(_BEFORE[place] + str(value) + _AFTER[place])
+        else:
+            literals.append(day_array(places) if places else _ZEROS)
+    return '{"' + '","'.join(literals) + '"}'
 
 
 def _numbers(column: Sequence[int]) -> str:
     return "{" + ",".join(map(str, column)) + "}"
 
 
-def _days(column: Sequence[date]) -> str:
-    return "{" + ",".join(map(str, column)) + "}"
+def _days(column: Sequence[str]) -> str:
+    return "{" + ",".join(column) + "}"
 
 
 def _times(column: Sequence[int | None]) -> str:

@@ -30,7 +30,9 @@ def rows(table: str, *events: Event, arrived: datetime | None = None) -> list[di
 
 
 def readable(name: str, value: Any) -> Any:
-    """Times as datetimes."""
+    """Times as datetimes, days as dates."""
+    if name in {"month", "event_day", "arrival_day"}:
+        return date.fromisoformat(value)
     is_time = name.endswith("_at") or name in {"at", "hour", "valid_from", "imported_until"}
     return from_us(value) if is_time and value is not None else value
 
