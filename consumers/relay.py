@@ -23,8 +23,10 @@ from consumers.applier import Applied, AtOnce, Polled, steps
 from consumers.bad_events import Problem, unreadable
 from consumers.broker import SESSION_TIMEOUT_MS, BrokerError, Consumer, Partition, Record
 from consumers.door_metrics import EVENTS_REFUSED
+from consumers.erasure import tombstones
+from consumers.erasure.tombstones import Tombstones
 from consumers.events import BadEvent, bad, check_time, decode
-from consumers.fold import fold
+from consumers.fold import fold, to_us
 from consumers.formats import cloudevents
 from consumers.formats.canonical import Limits, cut
 from consumers.formats.items import Item
@@ -38,7 +40,7 @@ from consumers.poison import PoisonLimits
 from consumers.records import Batch, DatabaseAway, DeadLetter, PoisonBatch, Position
 from consumers.run import connect, relax_collector
 from consumers.sources import Sources, Topic
-from consumers.store import Facts, Store
+from consumers.store import TRANSIENT, Facts, Store, raw_connection
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +133,8 @@ class Relay:
     """What the loop brings its records to."""
 
     def __init__(self, engine: AsyncEngine, intake: Intake, options: Options) -> None:
+        self._engine = engine
+        self._erased: Tombstones | None = None
         self._intake = intake
         self._store = Store(engine, relay_group(options.group))
         self._sources = options.sources
@@ -138,7 +142,8 @@ class Relay:
         self._limits = options.limits
 
     def forget(self) -> None:
-        """Nothing is remembered."""
+        """When partitions come or go, and when somebody was erased."""
+        self._erased = None
 
     async def apply(
         self, polled: Polled, positions: Mapping[Partition, Position], *, now: datetime, catching_up: bool
@@ -148,7 +153,8 @@ class Relay:
         new = steps(polled, positions)
         if not new:
             return None
-        readings = [self._read(record, now) for _, records in new for record in records]
+        erased = await self._read_erased()
+        readings = [self._read(record, now, erased) for _, records in new for record in records]
         await self._take(readings, now)
         letters = tuple(letter for reading in readings if (letter := reading.letter) is not None)
         batch = Batch(
@@ -168,11 +174,26 @@ class Relay:
             duplicates=0,
         )
 
-    def _read(self, record: Record, now: datetime) -> _Reading:
+    async def _read_erased(self) -> Tombstones:
+        if self._erased is None:
+            try:
+                async with raw_connection(self._engine) as connection:
+                    self._erased = await tombstones.read(connection)
+            except TRANSIENT as error:
+                raise DatabaseAway(f"who was erased cannot be read: {error!r}") from error
+        return self._erased
+
+    def _read(self, record: Record, now: datetime, erased: Tombstones) -> _Reading:
         reading = _Reading(record=record)
         try:
             reading.items = translated(record, self._topics[record.topic], self._sources, now, self._limits)
+            if erased:
+                arrived = to_us(arrival(record, now))
+                reading.items = tuple(erased.item(item, arrived) for item in reading.items)
         except BadEvent as error:
+            if erased and erased.named_in((record.key, record.value), to_us(arrival(record, now))):
+                metrics.ERASED.inc()
+                return reading
             reading.refuse(error)
             EVENTS_REFUSED.labels(DOOR, error.reason).inc()
         return reading

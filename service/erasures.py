@@ -240,6 +240,8 @@ class Eraser:
             known = exists().where(accounts.c.account_id == work.subject.account_id).select()
             if work.subject.user_id is not None or not await conn.scalar(known):
                 counts = await self._alerts(conn, work.subject)
+            late = await letters.erase_late(conn, work.subject, await _erased_at(conn, work.erasure_id))
+            counts = {name: counts.get(name, 0) + late.get(name, 0) for name in {*counts, *late}}
             done = work.after("settle", counts)
             await self._note(conn, done)
             return done
@@ -426,6 +428,13 @@ async def listed(conn: AsyncConnection, cursor: str | None, limit: int) -> Erasu
         cursors.encode("erasures", page[-1].requested_at, str(page[-1].erasure_id)) if len(rows) > limit else None
     )
     return ErasurePage(items=tuple(map(_view, page)), next_cursor=following)
+
+
+async def _erased_at(conn: AsyncConnection, erasure_id: UUID) -> datetime:
+    at: datetime = (
+        await conn.execute(select(erasures.c.erased_at).where(erasures.c.erasure_id == erasure_id))
+    ).scalar_one()
+    return at
 
 
 async def _salt(conn: AsyncConnection) -> bytes:

@@ -8,7 +8,7 @@ name the subject. Compressed or encrypted content cannot be looked into.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,16 @@ PAGE: Final = 500
 _LITTLE: Final = np.dtype("<u8")
 
 
+async def erase_late(conn: AsyncConnection, subject: Subject, before: datetime) -> Counts:
+    """Bindings and waiting events that a request from before the erasure has stored since."""
+    u, w = user_accounts.c, waiting_events.c
+    bound, waiting = _of(subject, u), _of(subject, w)
+    return {
+        "user_accounts": await remove(conn, user_accounts, bound & (u.updated_at <= before), change=True),
+        "waiting_events": await remove(conn, waiting_events, waiting & (w.created_at <= before), change=True),
+    }
+
+
 async def erase(conn: AsyncConnection, subject: Subject, *, change: bool = True) -> Counts:
     """In the caller's transaction. Without ``change`` only counts."""
     d, w = dead_letters.c, waiting_events.c
@@ -34,12 +44,17 @@ async def erase(conn: AsyncConnection, subject: Subject, *, change: bool = True)
             conn, waiting_events, subject, (w.user_id, w.account_id, w.event), change=change
         ),
     }
-    u = user_accounts.c
-    own: Any = u.account_id == subject.account_id
-    if subject.user_id is not None:
-        own = u.user_id.in_(subject.ids) & (own if subject.account_id is not None else True)
-    counts["user_accounts"] = await remove(conn, user_accounts, own, change=change)
+    counts["user_accounts"] = await remove(conn, user_accounts, _of(subject, user_accounts.c), change=change)
     return counts
+
+
+def _of(subject: Subject, columns: Any) -> Any:
+    """The rows of an account, or of a user: in one account, or in all."""
+    in_account = columns.account_id == subject.account_id
+    if subject.user_id is None:
+        return in_account
+    of_user = columns.user_id.in_(subject.ids)
+    return of_user if subject.account_id is None else of_user & in_account
 
 
 async def _mentioned(

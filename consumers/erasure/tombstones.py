@@ -14,6 +14,7 @@ import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_item
 from hashlib import sha256
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from consumers.erasure.scrub import EDGES, WORD, clean, distinctive, normal
 from consumers.erasure.subjects import texts_of
 from consumers.events import Contact, Custom, Event, EventBase, Identify, Login, Survey, Ticket, Usage
+from consumers.formats.items import UNPLACED, Item
 from consumers.kinds import ERASED_USER
 
 EVERYWHERE: Final = b""
@@ -85,6 +87,23 @@ class Tombstones:
         if kind is Login or kind is Usage:
             return event
         return _without_names(event, lambda text: self._is_erased(place, text, arrived_us))
+
+    def item(self, item: Item, arrived_us: int) -> Item:
+        """What of a translated item may be taken in: its events as by ``apply``; those of an erased user do not wait
+        for an account, and no binding ties that user to one."""
+        left = [self.apply(event, arrived_us) for event in item.events]
+        events = tuple(e for e in left if e is not None and (e.account_id != UNPLACED or e.user_id != ERASED_USER))
+        binding = item.binding
+        if binding is not None and (
+            (self._before_in(binding.account_id, binding.user_id) or 0) > arrived_us
+            or self.accounts.get(account_hash(self.salt, binding.account_id), 0) > arrived_us
+        ):
+            binding = None
+        ignored = "erased" if (item.events or item.binding) and not events and binding is None else item.ignored
+        return replace_item(item, events=events, binding=binding, ignored=ignored)
+
+    def _before_in(self, account_id: str, user_id: str) -> int | None:
+        return self._place(account_id).users.get(user_hash(self.salt, user_id))
 
     def named_in(self, raws: Iterable[bytes | None], arrived_us: int) -> bool:
         """Whether a record that could not be read, and so has no account, names somebody who was erased since."""

@@ -19,6 +19,7 @@ from consumers.erasure.subjects import Mentions, Subject, addresses_of
 from consumers.erasure.tombstones import EVERYWHERE, Tombstones, account_hash, user_hash
 from consumers.events import Custom, Event, Group, Identify, Login, Survey, Ticket
 from consumers.fold import fold, to_us
+from consumers.formats.items import UNPLACED, Binding, Item
 from consumers.kinds import ERASED_USER
 from consumers.pseudonyms import Pseudonyms
 
@@ -197,3 +198,15 @@ def test_addresses_come_from_the_users_own_traits() -> None:
 def test_hashes_are_found_again_from_event_keys(source: str, event_id: str) -> None:
     event = Login(**{**COMMON, "source": source, "event_id": event_id})
     assert event_hash(event) in set(hashes_of("acme", event.key))
+
+
+def test_the_relay_takes_in_what_is_left() -> None:
+    erased = Tombstones(salt=SALT, accounts=stones(account="acme").accounts, users=stones(user="u-1").users)
+    binding = Binding(user_id="u-1", account_id="other", at=NOW, event_id="b")
+    unplaced = Login(**{**COMMON, "account_id": UNPLACED})
+    for item in (Item(binding=binding), Item(events=(unplaced,)), Item(events=(Login(**COMMON),))):
+        left = erased.item(item, BEFORE)
+        assert (left.events, left.binding, left.ignored) == ((), None, "erased")
+        assert erased.item(item, AFTER) == item
+    ignored = Item(ignored="a page view")
+    assert erased.item(ignored, BEFORE) == ignored
