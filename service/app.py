@@ -34,6 +34,7 @@ from service.api import (
     people,
     reference,
     rules,
+    uploads,
 )
 from service.api.schemas import openapi
 from service.deps import Deps
@@ -67,6 +68,7 @@ TAGS = [
     {"name": "deliveries", "description": "Messages to people"},
     {"name": "dead letters", "description": "What could not be read: looked at, mended, sent again, discarded"},
     {"name": "people", "description": "Owners, managers, stand-ins"},
+    {"name": "uploads", "description": "Accounts and people from CSV files, previewed first"},
     {"name": "keys", "description": "API keys"},
     {"name": "privacy", "description": "Erasing and handing out what is held on somebody, and who did what"},
     {"name": "rules and status", "description": "What is running and how far it has come"},
@@ -82,6 +84,7 @@ ROUTERS = (
     dead_letters.router,
     partitions.router,
     people.router,
+    uploads.router,
     keys.router,
     rules.router,
     ops.router,

@@ -33,6 +33,7 @@ LANGUAGE_COOKIE_SECONDS = 365 * 24 * 3600
 RECHECK_SECONDS = 5.0
 """How long a signed-in key is believed before it is looked up again, and how often rule files are looked at."""
 FORM_FIELDS = 20
+FORM_PART_BYTES = 1024 * 1024
 READING = ("GET", "HEAD")
 
 
@@ -167,10 +168,11 @@ class Visit:
     def message(self, status: int, heading: str, text: str) -> Response:
         return self.show("message.html", status=status, heading=heading, text=text)
 
-    async def form(self) -> FormData:
-        """A posted form whose token is this session's."""
-        form = await self.request.form(max_files=0, max_fields=FORM_FIELDS)
+    async def form(self, *, files: int = 0, part_bytes: int = FORM_PART_BYTES) -> FormData:
+        """A posted form whose token is this session's. ``part_bytes``: the largest field that is no file."""
+        form = await self.request.form(max_files=files, max_fields=FORM_FIELDS, max_part_size=part_bytes)
         if not self.board.signer.is_form_token(self.session, str(form.get("csrf") or "")):
+            await form.close()
             raise Refused(
                 403,
                 self.words("This form is out of date"),

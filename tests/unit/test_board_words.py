@@ -10,12 +10,13 @@ import pytest
 
 from consumers.bad_events import Reason
 from health.catalogue import SIGNALS
-from service.board import formats, forms, letters, lines, pages, words
+from service.board import formats, forms, letters, lines, pages, uploads, words
 from service.board.words import LANGUAGES, Words, catalogue, choose
 
 BOARD = Path(words.__file__).parent
 TABLES = (
     formats.BANDS, formats.SEVERITIES, formats.OUTCOMES, forms.ALERT_TABS, pages.DONE, pages.CONTACTS,
+    uploads.KINDS, uploads.FIELDS,
     lines.STATES, lines.ENDINGS, lines.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
     lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES, letters.TABS, letters.REASONS,
     letters.DONE,
