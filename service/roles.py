@@ -25,10 +25,11 @@ from service.supervisor import RoleProcess, Supervisor, stop_on_signals
 if TYPE_CHECKING:
     from alerts.context import ContextSource
     from consumers.loop import Status
+    from consumers.sources import Sources
 
 log = structlog.get_logger("kizashi.roles")
 
-ROLES = ("api", "consumer", "archive", "evaluator", "sender")
+ROLES = ("api", "relay", "consumer", "archive", "evaluator", "sender")
 """In the order of the road, which is also the order of stopping."""
 
 
@@ -57,6 +58,7 @@ async def run_role(role: str, settings: Settings) -> int:
     stop_on_signals(stop)
     run: Callable[[Settings, asyncio.Event], Awaitable[int]] = {
         "api": _api,
+        "relay": _relay,
         "consumer": _consumer,
         "archive": _archive,
         "evaluator": _evaluator,
@@ -77,13 +79,17 @@ async def run_all(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     stop = asyncio.Event()
     stop_on_signals(stop)
-    supervisor = Supervisor(role_processes(archive=settings.archive_url is not None), stop)
-    return await supervisor.run()
+    sources = _sources(settings)
+    if sources is None:
+        return EX_CONFIG
+    chosen = role_processes(archive=settings.archive_url is not None, relay=bool(sources.topics))
+    return await Supervisor(chosen, stop).run()
 
 
-def role_processes(*, archive: bool = False) -> list[RoleProcess]:
-    """The roles with a metrics port each, which the API is told of; with ``archive`` also the one of that name."""
-    roles = [role for role in ROLES if archive or role != "archive"]
+def role_processes(*, archive: bool = False, relay: bool = False) -> list[RoleProcess]:
+    """The roles with a metrics port each, which the API is told of; those that are asked for among the optional."""
+    optional = {"archive": archive, "relay": relay}
+    roles = [role for role in ROLES if optional.get(role, True)]
     ports = {role: free_port() for role in roles if role != "api"}
     peers = [f'"{role}=http://127.0.0.1:{port}/metrics"' for role, port in ports.items()]
     environments = {
@@ -173,6 +179,68 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> int:
         except (Stuck, BrokerError) as error:
             log.error("the consumer ends, to be started again", problem=str(error))  # noqa: TRY400 - the words say it all
             return 1
+    return 0
+
+
+def _sources(settings: Settings) -> Sources | None:
+    """What is agreed with the sources of foreign events; None, once it is said why, when the file is wrong."""
+    from consumers.sources import FILE_NAME, load
+    from health.yamlfile import FileError
+
+    try:
+        return load(settings.rules_dir / FILE_NAME)
+    except FileError as error:
+        log.error("a file is wrong", problems=str(error))  # noqa: TRY400 - the words say it all
+        return None
+
+
+async def _relay(settings: Settings, stop: asyncio.Event) -> int:
+    from consumers.broker import BrokerError, Producer
+    from consumers.formats.canonical import Limits
+    from consumers.intake import Intake
+    from consumers.loop import Status, Stuck
+    from consumers.poison import PoisonLimits
+    from consumers.relay import DOOR, Options, run_relay
+    from service.deps import waiting_limits
+    from service.secrets import pseudonyms_of
+
+    sources = _sources(settings)
+    if sources is None:
+        return EX_CONFIG
+    if not sources.topics:
+        log.error("there is nothing to relay", remedy="list `topics` in sources.yaml, or run without this role")
+        return EX_CONFIG
+    limits = Limits(
+        event_max_bytes=settings.event_max_bytes,
+        batch_max_events=settings.batch_max_events,
+        future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
+    )
+    options = Options(
+        bootstrap=settings.kafka_bootstrap,
+        sources=sources,
+        group=settings.consumer_group,
+        broker_incarnation=settings.broker_incarnation,
+        limits=limits,
+        poison=PoisonLimits(
+            share=settings.poison_share, window=settings.poison_window, in_a_row=settings.poison_in_a_row
+        ),
+    )
+    status = Status()
+    producer = Producer(
+        settings.kafka_bootstrap, client_id="kizashi-relay", timeout_seconds=settings.accept_timeout_seconds
+    )
+    async with _engine(settings, "relay") as engine, _metrics(settings, _database_and(engine, status)):
+        intake = Intake(
+            producer, engine, topic=settings.events_topics[0], door=DOOR, pseudonyms=pseudonyms_of(settings),
+            waiting=waiting_limits(settings),
+        )  # fmt: skip
+        try:
+            await run_relay(engine, intake, options, stop, utc_now, status)
+        except (Stuck, BrokerError) as error:
+            log.error("the relay ends, to be started again", problem=str(error))  # noqa: TRY400 - the words say it all
+            return 1
+        finally:
+            await producer.stop()
     return 0
 
 

@@ -11,6 +11,7 @@ import typer
 
 class Role(StrEnum):
     api = "api"
+    relay = "relay"
     consumer = "consumer"
     archive = "archive"
     evaluator = "evaluator"

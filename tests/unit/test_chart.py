@@ -237,6 +237,15 @@ def test_what_is_switched_off_is_not_made(values: dict[str, Any]) -> None:
     assert sorted(kinds) == ["Deployment"] * len(ROLES) + ["Service"]
 
 
+def test_the_relay_is_made_where_it_is_wanted(values: dict[str, Any]) -> None:
+    resources = {"requests": {"cpu": "100m"}, "limits": {"memory": "512Mi"}}
+    found = render(changed(values, "roles.relay", {"replicas": 1, "resources": resources}))
+    container = deployment(found, "relay")["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["serve", "--role", "relay"]
+    (expression,) = of_kind(found, "PodMonitor")[0]["spec"]["selector"]["matchExpressions"]
+    assert set(expression["values"]) == {*ROLES, "relay"} - {"api"}
+
+
 def test_monitors_watch_every_role(manifests: list[Manifest]) -> None:
     (service_monitor,) = of_kind(manifests, "ServiceMonitor")
     service = of_kind(manifests, "Service")[0]
