@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -13,6 +13,7 @@ from consumers.broker import BrokerUnavailable, Partition
 from consumers.broker_survey import survey
 from consumers.offsets import VOLATILE, Log, Offsets
 from consumers.poison import POISON
+from consumers.progress import RELAY_SUFFIX
 from consumers.releasing import CannotRelease, From, carry_out, plan
 from consumers.tables import stream_offsets
 from service import audit
@@ -28,6 +29,7 @@ SURVEY_SECONDS = 5.0
 class PartitionNow(msgspec.Struct, frozen=True, kw_only=True):
     """How far one partition is applied, and what its log holds; null where the broker does not say."""
 
+    group: str  # the consumers', or the relay's
     topic: str
     partition: int
     next_offset: int | None  # null: no consumer has opened it yet
@@ -42,16 +44,15 @@ class PartitionNow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Partitions(msgspec.Struct, frozen=True, kw_only=True):
-    """All of the group's, by topic and number."""
+    """Of the consumers and of the relay, by topic and number."""
 
-    group: str
     broker: str | None  # why the broker could not be asked
     items: tuple[PartitionNow, ...]
 
 
-async def logs_of(settings: Settings, *, timeout_seconds: float = SURVEY_SECONDS) -> Mapping[Partition, Log]:
-    """What the broker has of the events topics. Raises BrokerUnavailable."""
-    found = await survey(settings.kafka_bootstrap, settings.events_topics, timeout_seconds=timeout_seconds)
+async def logs_of(settings: Settings, topics: Iterable[str]) -> Mapping[Partition, Log]:
+    """What the broker has of them. Raises BrokerUnavailable."""
+    found = await survey(settings.kafka_bootstrap, sorted(topics), timeout_seconds=SURVEY_SECONDS)
     marker = settings.broker_incarnation
     cluster = found.cluster_id if marker is None else f"{VOLATILE}{marker}"
     return {
@@ -65,14 +66,17 @@ async def partitions(deps: Deps) -> Partitions:
     """Also those that the broker has and no consumer has opened."""
     logs: Mapping[Partition, Log] = {}
     problem = None
-    try:
-        logs = await logs_of(deps.settings)
-    except BrokerUnavailable as error:
-        problem = str(error)
     async with deps.reading() as conn:
         stored = await _stored(conn, deps.stream)
-    items = tuple(_now(place, stored.get(place), logs.get(place)) for place in sorted(stored.keys() | logs.keys()))
-    return Partitions(group=deps.stream.group, broker=problem, items=items)
+    try:
+        logs = await logs_of(deps.settings, {*deps.stream.topics, *(topic for topic, _ in stored)})
+    except BrokerUnavailable as error:
+        problem = str(error)
+    items = tuple(
+        _now(deps.stream.group, place, stored.get(place), logs.get(place))
+        for place in sorted(stored.keys() | logs.keys())
+    )
+    return Partitions(broker=problem, items=items)
 
 
 async def stopped_of(deps: Deps, topic: str) -> list[int]:
@@ -83,11 +87,12 @@ async def stopped_of(deps: Deps, topic: str) -> list[int]:
 
 
 async def _stored(conn: AsyncConnection, stream: Stream) -> Mapping[Partition, Mapping[str, object]]:
-    rows = await conn.execute(select(stream_offsets).where(stream_offsets.c.group_id == stream.group))
+    groups = (stream.group, f"{stream.group}{RELAY_SUFFIX}")
+    rows = await conn.execute(select(stream_offsets).where(stream_offsets.c.group_id.in_(groups)))
     return {(row["topic"], row["partition"]): dict(row) for row in rows.mappings()}
 
 
-def _now(place: Partition, row: Mapping[str, object] | None, log: Log | None) -> PartitionNow:
+def _now(group: str, place: Partition, row: Mapping[str, object] | None, log: Log | None) -> PartitionNow:
     start, end = (None, None) if log is None else (log.start, log.end)
     known = row or {}
     reason = known.get("stopped_reason")
@@ -95,8 +100,9 @@ def _now(place: Partition, row: Mapping[str, object] | None, log: Log | None) ->
     lag = None if log is None else max(log.end - (next_offset if isinstance(next_offset, int) else log.start), 0)
     return msgspec.convert(
         {
-            "topic": place[0], "partition": place[1], "next_offset": next_offset, "log_start": start, "log_end": end,
-            "lag": lag, "records": known.get("records", 0), "complete_through": known.get("complete_through"),
+            "group": known.get("group_id", group), "topic": place[0], "partition": place[1],
+            "next_offset": next_offset, "log_start": start, "log_end": end, "lag": lag,
+            "records": known.get("records", 0), "complete_through": known.get("complete_through"),
             "stopped_reason": reason, "poisoned": isinstance(reason, str) and reason.startswith(POISON),
             "updated_at": known.get("updated_at"),
         },
@@ -106,12 +112,14 @@ def _now(place: Partition, row: Mapping[str, object] | None, log: Log | None) ->
 
 async def release(deps: Deps, place: Partition, start_from: From, *, actor: str, now: datetime) -> PartitionNow:
     """Lets it go on. Raises CannotRelease. The audit is written first: better one line too many than one too few."""
-    offsets = Offsets(deps.engine, deps.stream.group)
+    async with deps.reading() as conn:
+        row = (await _stored(conn, deps.stream)).get(place, {})
+    offsets = Offsets(deps.engine, str(row.get("group_id", deps.stream.group)))
     stored = await offsets.read(place)
     log = None
     if stored is not None and stored.stopped_reason is not None:
         try:
-            log = (await logs_of(deps.settings)).get(place)
+            log = (await logs_of(deps.settings, [place[0]])).get(place)
         except BrokerUnavailable as error:
             raise CannotRelease(f"the broker does not answer: {error}") from None
     chosen = plan(stored, log, start_from)
@@ -126,4 +134,4 @@ async def release(deps: Deps, place: Partition, start_from: From, *, actor: str,
         await audit.note(conn, actor=actor, action="partition.released", subject=subject, detail=detail, now=now)
     await carry_out(offsets, place, stored, log, chosen, now)
     async with deps.reading() as conn:
-        return _now(place, (await _stored(conn, deps.stream)).get(place), log)
+        return _now(deps.stream.group, place, (await _stored(conn, deps.stream)).get(place), log)

@@ -10,14 +10,15 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.structs import TopicPartition
 from prometheus_client import REGISTRY
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumers import progress
 from consumers.broker import Producer
 from consumers.events import Event, Login, encode
 from consumers.loop import Pace, Status
-from consumers.poison import PoisonLimits
+from consumers.poison import POISON, PoisonLimits
+from consumers.relay import relay_group
 from consumers.tables import dead_letters, stream_offsets
 from embedded.broker import EmbeddedBroker
 from embedded.kafka import EmbeddedKafka
@@ -170,6 +171,32 @@ async def test_absence_is_not_believed_while_a_partition_is_stopped(
             service.now = before + timedelta(minutes=3)
             ready = (await service.get("/readyz")).json()["checks"]["consumers"]
             assert f"absence is not believed since {before.isoformat()}" in ready
+
+
+async def test_a_stopped_partition_of_the_relay_is_seen_held_and_released(
+    broker: EmbeddedBroker, topic: str, engine: AsyncEngine
+) -> None:
+    foreign = f"foreign.{topic}"
+    broker.create_topic(foreign, 1)
+    await produce(broker, foreign, logins(0, 3))
+    async with service_of(engine, broker, topic) as service:
+        group, now = f"g-{topic}", service.now
+        common = {"updated_at": now, "complete_through": now, "cluster_id": f"volatile:{broker.incarnation}"}
+        async with engine.begin() as conn:
+            for number in range(TOPIC_PARTITIONS):
+                mine = {"group_id": group, "topic": topic, "partition": number, "next_offset": 0, **common}
+                await conn.execute(insert(stream_offsets).values(mine))
+            long_ago = now - timedelta(hours=1)
+            relayed = {**common, "complete_through": long_ago, "stopped_reason": f"{POISON}much", "next_offset": 2}
+            place = {"group_id": relay_group(group), "topic": foreign, "partition": 0}
+            await conn.execute(insert(stream_offsets).values({**place, **relayed}))
+            assert (await progress.read(conn, group, [topic])).complete_through == long_ago
+        assert f"{foreign}/0: poison: much" in (await service.get("/readyz")).json()["checks"]["consumers"]
+        (item,) = [each for each in (await partitions(service.deps)).items if each.topic == foreign]
+        assert (item.group, item.lag, item.poisoned) == (relay_group(group), 1, True)
+        assert (await service.post(f"/api/v1/partitions/{foreign}/0/release")).status_code == 200
+        async with engine.connect() as conn:
+            assert (await progress.read(conn, group, [topic])).complete_through == now
 
 
 async def test_a_topic_made_anew_while_it_is_read_stops_and_is_begun_from_its_start(
