@@ -32,14 +32,16 @@ from typing import Any
 
 import httpx2
 
-from bench.ingest import PARTITIONS, start_broker
 from bench.workload import records
+from embedded.broker import EmbeddedBroker
+from embedded.kafka import EmbeddedKafka, available
 from embedded.postgres import EmbeddedPostgres
 from embedded.process import free_port
 from service.db import make_engine, migrate
 
+PARTITIONS = 32
 BODIES = 512
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 WARM_UP_SECONDS = 2
 LUA = """
 local bodies, at = {{}}, 0
@@ -103,12 +105,14 @@ def serve(which: str, port: int, bootstrap: str, topic: str, profile: str | None
     """In a process of its own, until it is told to stop."""
     import uvicorn
 
+    from consumers.run import relax_collector
     from service import logging as logs
     from service.app import create_app
     from service.deps import build
     from service.settings import load
 
     logs.configure("json", "info")
+    relax_collector()
 
     async def run() -> None:
         app = bare_app(bootstrap, topic) if which == "bare" else create_app(build(load()))
@@ -138,9 +142,7 @@ def server(which: str, environment: dict[str, str], bootstrap: str, topic: str, 
                "--topic", topic]  # fmt: skip
     if profile is not None and which == "door":
         command += ["--profile", profile]
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -224,6 +226,15 @@ def write_bodies(folder: Path) -> dict[int, Path]:
     return {1: single, 100: batch}
 
 
+def start_broker(stack: ExitStack, folder: Path, topic: str, which: str) -> tuple[str, str]:
+    """(bootstrap, name)."""
+    if which == "kafka" or (which == "auto" and available()[0]):
+        kafka = stack.enter_context(EmbeddedKafka(folder / "kafka"))
+        kafka.create_topic(topic, PARTITIONS)
+        return kafka.bootstrap, "Apache Kafka"
+    return stack.enter_context(EmbeddedBroker({topic: PARTITIONS})).bootstrap, "embedded broker"
+
+
 async def make_key(url: str) -> str:
     from service import auth
     from service.clock import utc_now
@@ -252,7 +263,7 @@ def run(chosen: argparse.Namespace, stack: ExitStack) -> None:
     migrate(url)
     key = asyncio.run(make_key(url))
     topic = f"bench.{uuid.uuid4().hex[:8]}"
-    bootstrap, _, broker = start_broker(stack, folder, topic, chosen.broker)
+    bootstrap, broker = start_broker(stack, folder, topic, chosen.broker)
     environment = {
         "KIZASHI_DATABASE_URL": url, "KIZASHI_KAFKA_BOOTSTRAP": bootstrap, "KIZASHI_EVENTS_TOPICS": json.dumps([topic]),
         "KIZASHI_LOG_LEVEL": "info", "KIZASHI_INGEST_EVENTS_PER_SECOND": "1000000",

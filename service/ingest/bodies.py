@@ -203,9 +203,8 @@ def _from_form(body: bytes) -> bytes:
     events = found.get("event") or found.get("e")
     key = found.get("api_key") or found.get("client")
     if events is None or key is None:
-        raise Problem(
-            400, "malformed", "the form has neither `data` nor `api_key` and `event`: send the events as JSON"
-        )
+        missing = "the form has neither `data` nor `api_key` and `event`"
+        raise bad("data", missing, "send the events as JSON", "malformed")
     listed = events if events.lstrip().startswith("[") else f"[{events}]"
     return b'{"api_key":' + msgspec.json.encode(key) + b',"events":' + listed.encode() + b"}"
 

@@ -21,12 +21,12 @@ class Buckets:
         self._left: dict[Hashable, tuple[float, float]] = {}
 
     def wait(self, name: Hashable) -> int:
-        """Whole seconds until there is something to take again, 0 when there is."""
+        """Whole seconds until there is a token again, 0 when there is."""
         found = self._left.get(name)
         if found is None:
             return 0
         tokens = found[0] + (self._monotonic() - found[1]) * self._rate
-        return 0 if tokens > 0 else min(MOST_RETRY_SECONDS, max(1, math.ceil(-tokens / self._rate)))
+        return 0 if tokens >= 1 else min(MOST_RETRY_SECONDS, max(1, math.ceil((1 - tokens) / self._rate)))
 
     def take(self, name: Hashable, tokens: float) -> None:
         now = self._monotonic()
