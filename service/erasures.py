@@ -36,6 +36,8 @@ from consumers.erasure import facts, letters, tombstones
 from consumers.erasure.facts import Counts
 from consumers.erasure.subjects import Subject
 from consumers.pseudonyms import Pseudonyms
+from consumers.replay.run import REPLAY_LOCK
+from consumers.replay.shadow import drop_left_over
 from consumers.store import raw_connection
 from consumers.tables import tombstone_salt
 from health.tables import accounts
@@ -234,6 +236,7 @@ class Eraser:
 
     async def _settle(self, work: _Work) -> _Work:
         await self._others_have_ended()
+        await self._drop_shadows()
 
         async def act(conn: AsyncConnection) -> _Work:
             counts: Counts = {}
@@ -247,6 +250,16 @@ class Eraser:
             return done
 
         return await self._patiently(act)
+
+    async def _drop_shadows(self) -> None:
+        """What a killed replay left; one that runs drops its own when it ends, and swaps nothing: the epochs moved."""
+        async with raw_connection(self.engine) as connection:
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", REPLAY_LOCK):
+                return
+            try:
+                await drop_left_over(self.engine)
+            finally:
+                await connection.execute("SELECT pg_advisory_unlock($1)", REPLAY_LOCK)
 
     async def _others_have_ended(self) -> None:
         """Waits for the transactions that are open now: an evaluation among them may have read what is erased."""

@@ -206,8 +206,12 @@ async def test_no_table_keeps_anything_of_an_erased_account(engine: AsyncEngine,
     lot = to_records([*of_everybody(ACCOUNT, USER, MAIL), *other])
     await apply(engine, lot)
     await plant(engine, ACCOUNT, USER, MAIL)
+    async with engine.begin() as conn:  # as a replay that was killed leaves it
+        await conn.execute(text("CREATE SCHEMA kizashi_replay_killed"))
+        await conn.execute(text("CREATE TABLE kizashi_replay_killed.rebuilt AS SELECT account_id AS id FROM accounts"))
     archive = await archived(engine, tmp_path, lot)
     before = await canary.places(engine, ACCOUNT)
+    assert "rebuilt.id" in before
     asked = {"erasures.account_id"}
     by_name = {
         each for each in await canary.columns(engine, "text", "ARRAY") if each.split(".")[1].startswith("account_id")
