@@ -46,7 +46,7 @@ from service.clock import utc_now
 from service.db import make_engine, migrate
 
 ROOT = Path(__file__).resolve().parent.parent
-ROLES = ("api", "consumer", "evaluator", "sender")
+ROLES = ("api", "consumer", "archive", "evaluator", "sender")
 FLUSH_SECONDS = 0.5
 FLUSH_EVENTS = 100
 CLIENTS = 40
@@ -55,6 +55,7 @@ POLL_SECONDS = 0.02
 CHUNK = 20_000
 ANSWER_SECONDS = 30.0
 DRAIN_SECONDS = 60.0
+START_SECONDS = 300.0
 WARM_SHARE = 1 / 3
 """Of the run, at its beginning: caches fill, and memory's slope is not taken."""
 LARGEST_TABLES = 12
@@ -224,11 +225,13 @@ async def running(roles: Sequence[str], environment: Mapping[str, str], folder: 
             await asyncio.to_thread(process.wait)
 
 
-async def ready(url: str) -> None:
-    async with asyncio.timeout(60), httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+async def ready(url: str, connection: Any) -> None:
+    """The API answers, and the consumer has opened its partitions."""
+    async with asyncio.timeout(START_SECONDS), httpx2.AsyncClient(base_url=url, trust_env=False) as client:
         while True:
+            opened = await connection.fetchval("SELECT count(DISTINCT (topic, partition)) FROM stream_offsets")
             with contextlib.suppress(httpx2.HTTPError):
-                if (await client.get("/livez")).status_code == 200:
+                if opened >= PARTITIONS and (await client.get("/livez")).status_code == 200:
                     return
             await asyncio.sleep(0.2)
 
@@ -279,7 +282,7 @@ async def soak(chosen: argparse.Namespace, folder: Path, postgres: EmbeddedPostg
     try:
         before = await tables(connection)
         async with running(chosen.roles, environment, folder) as roles:
-            await ready(api_url)
+            await ready(api_url, connection)
             watching = asyncio.create_task(watch_probes(dsn, found, stop))
             measuring = asyncio.create_task(watch_memory(roles, sizes))
             loading = asyncio.create_task(load(api_url, key, chosen.rate, chosen.minutes * 60, found))
@@ -346,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres", settings={"shared_buffers": "512MB"}))
         postgres.create_database("soak")
         migrate(postgres.dsn("soak"))
-        bootstrap, incarnation, name = start_broker(stack, folder, topic, chosen.broker)
+        bootstrap, incarnation, name = start_broker(stack, folder, [topic], chosen.broker)
         port = free_port()
         environment = {
             "KIZASHI_DATABASE_URL": postgres.dsn("soak"),
@@ -354,6 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "KIZASHI_EVENTS_TOPICS": json.dumps([topic]),
             "KIZASHI_CONSUMER_GROUP": topic,
             "KIZASHI_PORT": str(port),
+            "KIZASHI_ARCHIVE_URL": (folder / "archive").as_uri(),
             "KIZASHI_LOG_LEVEL": "warning",
             **({"KIZASHI_BROKER_INCARNATION": incarnation} if incarnation else {}),
         }
