@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -33,9 +34,11 @@ from consumers.tables import archive_partitions, dead_letters, stream_offsets
 from embedded.broker import EmbeddedBroker
 from health.tables import accounts, touched
 from service.clock import utc_now
+from tests.commands import kizashi
 from tests.conftest import AnyBroker
 from tests.event_strategies import busy_events
 from tests.integration.test_consumers_end_to_end import PATIENCE, consuming, options, produce, some_events
+from tests.world import World
 
 YEARS = timedelta(days=3_000)
 """The workload's events lie safely in the past, whatever the clock says."""
@@ -372,3 +375,73 @@ async def test_a_swap_that_fails_changes_nothing(road: Road) -> None:
         await replay(around, Wishes(swap=True))
     assert int(await road.scalar(select(func.sum(accounts.c.events)))) == 0
     assert await road.scalar(select(func.max(stream_offsets.c.epoch))) == 0
+
+
+async def test_a_swap_delivers_nothing(road: Road) -> None:
+    """Two companies fell silent weeks ago, and the live facts do not know. Mended by hand, the one makes a noise;
+    mended by a swap, the other is on the lists."""
+    now = utc_now()
+    await road.take([
+        Login(event_id=f"{name}-{n}", account_id=name, timestamp=now - timedelta(days=60 - n), user_id="u")
+        for name in ("by-hand", "by-swap") for n in range(30)
+    ])  # fmt: skip
+    planted = "UPDATE accounts SET last_login_at = now(), last_activity_at = now(), last_event_at = now()"
+    await road.run(planted)
+    world = World(road.engine)
+    world.now = utc_now()
+    await world.start()
+    await road.run("UPDATE rule_activations SET activated_at = now() - interval '1 year'")
+    world.boot()
+    assert "no-login" not in await world.open("by-swap")
+    assert await world.told() == []
+
+    mended = "UPDATE accounts SET last_login_at = :at, version = version + 1 WHERE account_id = 'by-hand'"
+    await road.run(mended, at=now - timedelta(days=31))
+    await road.run("INSERT INTO touched (account_ids, created_at) VALUES ('{by-hand}', now())")
+    world.now = utc_now()
+    await world.evaluate()
+    assert {told.account for told in await world.told("no-login")} == {"by-hand"}
+
+    swapped = (await road.replay(swap=True, scope=Scope(accounts=frozenset({"by-swap"})))).swapped
+    assert swapped is not None
+    assert swapped.accounts == ("by-swap",)
+    world.now = utc_now()
+    await world.evaluate()
+    assert (await world.open("by-swap"))["no-login"].pre_existing
+    assert {told.account for told in await world.told()} == {"by-hand"}
+
+
+async def test_the_command_proves_or_shows_what_differs_and_mends(road: Road, database: str, tmp_path: Path) -> None:
+    await road.take(some_events(70, utc_now() - timedelta(days=1)))
+    assert isinstance(road.broker, EmbeddedBroker)
+    environment = {
+        "KIZASHI_DATABASE_URL": database, "KIZASHI_KAFKA_BOOTSTRAP": road.broker.bootstrap,
+        "KIZASHI_EVENTS_TOPICS": f'["{road.topic}"]', "KIZASHI_CONSUMER_GROUP": road.group,
+        "KIZASHI_ARCHIVE_URL": (tmp_path / "archive").as_uri(),
+    }  # fmt: skip
+
+    def run(*arguments: str) -> Any:
+        return kizashi("replay", *arguments, environment=environment)
+
+    equal = await asyncio.to_thread(run)
+    assert equal.exit_code == 0, equal.output
+    assert "70 events rebuilt from the archive" in equal.stdout
+    assert "Equal: 13 tables, not a row differs." in equal.stdout
+    await road.run("UPDATE accounts SET logins = 77 WHERE account_id = 'acme-2'")
+    different = await asyncio.to_thread(run)
+    assert different.exit_code == 1
+    assert "acme-2, logins: live 77, rebuilt 2" in different.stdout
+    as_json = json.loads((await asyncio.to_thread(run, "--json", "--source", "kafka")).stdout)
+    assert as_json["differences"] == [
+        {"table": "accounts", "key": {"account_id": "acme-2"}, "column": "logins", "live": 77, "rebuilt": 2}
+    ]
+    some_days = await asyncio.to_thread(run, "--to", "2020-01-01", "--swap")
+    assert some_days.exit_code == 2
+    assert "--swap needs all days" in some_days.output
+    mended = await asyncio.to_thread(run, "--account", "acme-2", "--swap", "--json")
+    assert mended.exit_code == 0, mended.output
+    assert json.loads(mended.stdout)["swapped"] == {"accounts": 1, "rows": 1}
+    assert (await asyncio.to_thread(run)).exit_code == 0
+    assert await road.scalar(text("SELECT detail FROM audit WHERE action = 'facts.swapped'")) == {
+        "accounts": 1, "rows": 1
+    }  # fmt: skip
