@@ -8,7 +8,7 @@ few row groups.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -156,8 +156,12 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(raw: bytes) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(raw), columns=list(SCHEMA), use_statistics=True)
+def from_parquet(raw: bytes, accounts: Collection[str] | None = None) -> pl.DataFrame:
+    """All rows, or those of some accounts: row groups without them are not unpacked."""
+    if accounts is None:
+        return pl.read_parquet(io.BytesIO(raw), columns=list(SCHEMA))
+    wanted = pl.any_horizontal([pl.col("account_id") == account for account in sorted(accounts)])
+    return pl.scan_parquet(io.BytesIO(raw)).filter(wanted).select(SCHEMA.keys()).collect()
 
 
 def described(path: str, slot: Slot, frame: pl.DataFrame, size: int, now: datetime) -> ArchiveFile:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import polars as pl
 
 from consumers.archive.files import Archive, ArchiveChanged, FileGone
 from consumers.archive.layout import ArchiveFile, Row, from_parquet, rows_of
 
-_MICROSECOND = timedelta(microseconds=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+FEW: Final = 20
+"""Accounts up to which it pays to look for them while unpacking."""
 
 
 async def scan(
@@ -47,7 +50,8 @@ async def frames(
     for file in await files(archive, since=since, until=until, kinds=kinds):
         if users is None and accounts is not None and not may_hold(file, accounts):
             continue
-        frame = await read(archive, file)
+        few = accounts if users is None and accounts is not None and 0 < len(accounts) <= FEW else None
+        frame = await read(archive, file, few)
         wanted = matching(frame, since=since, until=until, accounts=accounts, users=users)
         if not wanted.is_empty():
             yield file, wanted
@@ -62,13 +66,13 @@ async def files(
     return await archive.files(first_day=first, last_day=last, kinds=kinds)
 
 
-async def read(archive: Archive, file: ArchiveFile) -> pl.DataFrame:
-    """Raises StoreAway, ArchiveChanged."""
+async def read(archive: Archive, file: ArchiveFile, accounts: Collection[str] | None = None) -> pl.DataFrame:
+    """All its rows, or those of a few accounts. Raises StoreAway, ArchiveChanged."""
     try:
         raw = await archive.get(file.path)
     except FileGone as error:
         raise ArchiveChanged(f"{file.path} was replaced while the archive was read: begin again") from error
-    return await asyncio.to_thread(from_parquet, raw)
+    return await asyncio.to_thread(from_parquet, raw, accounts)
 
 
 def may_hold(file: ArchiveFile, accounts: Collection[str]) -> bool:

@@ -27,6 +27,7 @@ from service.queries import (
     ScorePoint,
     TimelinePage,
 )
+from service.queries.archived import with_events
 
 router = APIRouter(prefix="/api/v1", tags=["accounts"])
 
@@ -125,12 +126,13 @@ class TimelineQuery(Strict):
 async def show_timeline(
     deps: DepsDep, _: ReadKey, account_id: AccountId, query: Annotated[TimelineQuery, Query()]
 ) -> Response:
-    """Newest first: discrete facts and attribute changes one by one, logins and usage as one line per UTC day."""
+    """Newest first: discrete facts and attribute changes one by one, logins and usage as one line per UTC day. Where
+    there is an archive, the lines of days bring their newest events (`data.events`, at most 20)."""
     async with deps.reading() as conn:
         page = await queries.timeline(conn, account_id, query.before, query.limit)
         if not page.items and query.before is None:
             await _expect(conn, account_id)
-    return answer(page)
+    return answer(await with_events(deps.settings, deps.engine, account_id, page))
 
 
 class DaysQuery(Strict):

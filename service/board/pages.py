@@ -20,6 +20,7 @@ from service.board.forms import ALERT_TABS, AlertForm, RiskForm
 from service.board.render import account_url
 from service.board.site import Refused, Visit
 from service.queries import Activity, AlertDetail, AlertItem, Choices, OpenAlert, Portfolio, RiskItem
+from service.queries.archived import with_events
 
 ROWS = 50
 SPARK_DAYS = 28
@@ -192,6 +193,7 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         pending = await _pending(visit, conn, account_id)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
         course = (await queries.activity(conn, [account_id], COURSE_DAYS, now))[account_id]
+    timeline = await with_events(deps.settings, deps.engine, account_id, timeline)
     own = account_url(account_id)
     return {
         "account": found,
