@@ -22,6 +22,8 @@ from consumers.events import DEFAULT_SOURCE, BadEvent, Event
 from consumers.formats.items import Item
 from consumers.tables import dead_letters
 from service import audit
+from service.dead_letters.remapping import WEBHOOK
+from service.dead_letters.remapping import events_of as remapped
 from service.dead_letters.retrying import Letter, Limits, event_of, first_arrival
 from service.deps import Deps
 from service.errors import FieldProblem
@@ -37,7 +39,7 @@ Action = Literal["retry", "discard"]
 Said = Literal["retried", "discarded", "refused", "unacknowledged", "not_open", "missing"]
 
 table = dead_letters.c
-_LETTER: Final = (table.dead_letter_id, table.value, table.record_timestamp, table.created_at)
+_LETTER: Final = (table.dead_letter_id, table.value, table.record_timestamp, table.created_at, table.topic)
 _CLOSE: Final = (
     update(dead_letters)
     .where(table.dead_letter_id == bindparam("letter"), table.status == "open")
@@ -75,7 +77,7 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, kw_only=True)
 class _Tried:
     letter: Letter
-    event: Event | None = None
+    events: tuple[Event, ...] = ()
     error: BadEvent | None = None
 
 
@@ -159,7 +161,13 @@ class Desk:
             future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
         )
         try:
-            return _Tried(letter=letter, event=event_of(letter, value, self.now, limits))
+            if value is None and letter.topic.startswith(WEBHOOK):
+                mapped = remapped(
+                    letter.topic, letter.value, settings.rules_dir, self.now,
+                    event_max_bytes=limits.event_max_bytes, tolerance=limits.future_tolerance,
+                )  # fmt: skip
+                return _Tried(letter=letter, events=mapped)
+            return _Tried(letter=letter, events=(event_of(letter, value, self.now, limits),))
         except BadEvent as error:
             return _Tried(letter=letter, error=error)
 
@@ -170,11 +178,12 @@ class Desk:
         return outcomes
 
     async def _produce(self, tried: _Tried) -> Outcome:
-        letter_id, event = tried.letter.dead_letter_id, tried.event
-        if event is None:
+        letter_id = tried.letter.dead_letter_id
+        if not tried.events:
             assert tried.error is not None
             return Outcome(dead_letter_id=letter_id, outcome="refused", errors=_fields(tried.error))
-        item = Item(event_id=event.event_id, events=(event,))
+        event = tried.events[0]
+        item = Item(event_id=event.event_id, events=tried.events)
         # Stamped with its first arrival, not with ours. An event that names no source keeps none, as it was in Kafka.
         arrived = first_arrival(tried.letter)
         try:

@@ -23,6 +23,7 @@ class Letter:
     value: bytes | None
     record_timestamp: datetime | None
     created_at: datetime
+    topic: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,3 +238,20 @@ async def test_no_secret_is_ever_told(bench: Bench, capsys: pytest.CaptureFixtur
     texts = [(await bench.stripe(told, "other")).text, (await bench.stripe(calls.stripe("invoice.paid", {}))).text]
     out = capsys.readouterr()
     assert SECRET not in "".join([*texts, out.out, out.err])
+
+
+async def test_a_letter_is_mapped_anew_once_the_file_says_how(bench: Bench) -> None:
+    stranger = calls.zendesk(detail={"organization_id": None, "external_id": "acme"})
+    body = calls.raw(stranger)
+    await bench.call("zendesk", body, calls.sign_zendesk(body, "ZENDESK-secret", "2026-05-01T12:00:00Z"))
+    (letter,) = await bench.letters()
+    path = f"/api/v1/dead-letters/{letter.dead_letter_id}/retry"
+    still = await bench.api.post(path, {})
+    assert "account_id" in still.text
+    assert bench.events == []
+    text = FILE.replace("secret_env: ZENDESK_SECRET}", "secret_env: ZENDESK_SECRET, account: detail.external_id}")
+    (bench.rules / "webhooks.yaml").write_text(text, encoding="utf-8")
+    assert (await bench.api.post(path, {})).status_code < 300
+    (event,) = bench.events
+    assert (event["kind"], event["account_id"], event["source"]) == ("ticket", "acme", "zendesk")
+    assert [each.status for each in await bench.letters()] == ["retried"]

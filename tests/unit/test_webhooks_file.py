@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,18 @@ def test_the_schema_takes_what_the_code_takes() -> None:
     unsigned = {"webhooks": {"x": {"signature": "none", "mapping": [{"event": "login", "fields": {}}]}}}
     assert list(validator.iter_errors(unsigned)) == []
     assert list(validator.iter_errors({"webhooks": {"x": {"signature": "stripe"}}})) != []
+
+
+def test_the_examples_of_the_guide_are_one_good_file(tmp_path: Path) -> None:
+    page = (ROOT / "docs/webhooks.md").read_text(encoding="utf-8")
+    text = "".join(re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL))
+    assert set(file.load(written(tmp_path, text))) == {
+        "stripe", "zendesk", "typeform", "surveymonkey", "hubspot", "desk",
+    }  # fmt: skip
+
+
+def test_the_guide_names_every_preset_and_scheme() -> None:
+    page = (ROOT / "docs/webhooks.md").read_text(encoding="utf-8")
+    schemes = file.json_schema()["$defs"]["SchemeName"]["enum"]
+    assert [name for name in schemes if f"| `{name}` |" not in page] == []
+    assert [name for name in PRESETS if f"## {name}" not in page.lower()] == []
