@@ -37,6 +37,7 @@ from consumers.intake import Intake, Taken
 from consumers.loop import Loop, Pace, Status
 from consumers.offsets import Offsets
 from consumers.poison import PoisonLimits
+from consumers.progress import RELAY_SUFFIX
 from consumers.records import Batch, DatabaseAway, DeadLetter, PoisonBatch, Position
 from consumers.run import connect, relax_collector
 from consumers.sources import Sources, Topic
@@ -70,7 +71,7 @@ class Options:
 
 def relay_group(group: str) -> str:
     """The consumer group of the relay beside the consumers' own."""
-    return f"{group}.relay"
+    return f"{group}{RELAY_SUFFIX}"
 
 
 def translated(record: Record, topic: Topic, sources: Sources, now: datetime, limits: Limits) -> tuple[Item, ...]:
