@@ -186,7 +186,8 @@ def _many(action: Action, numbers: list[int] | None, where: DeadLetterFilter, no
         typer.confirm(f"{action.capitalize()} every open letter that matches?", abort=True)
 
     async def work(deps: Deps) -> list[Bulk]:
-        desk, done, after = _desk(deps), list[Bulk](), 0
+        desk, after = _desk(deps), 0
+        done: list[Bulk] = []
         while True:
             done.append(await desk.many(action, where, limit=MOST_AT_ONCE, after=after, note=note))
             if done[-1].next_after is None or done[-1].unacknowledged:
