@@ -31,8 +31,8 @@ ACTIVITY: Final = ("custom", "login", "session", "usage")
 async def with_events(settings: Settings, engine: AsyncEngine, account_id: str, page: TimelinePage) -> TimelinePage:
     """The page, with the newest events of each day line in its ``data`` and the exact time of the last one.
 
-    Days are looked up from the newest on, as long as their files are small enough to be read at once. An archive that is
-    away, or slow, adds nothing.
+    Days are looked up from the newest on, as long as their files are small enough to be read at once. An archive that
+    is away, or slow, adds nothing.
     """
     days = sorted({entry.day for entry in page.items if entry.day is not None}, reverse=True)
     if settings.archive_url is None or not days:

@@ -246,6 +246,17 @@ def test_the_relay_is_made_where_it_is_wanted(values: dict[str, Any]) -> None:
     assert set(expression["values"]) == {*ROLES, "relay"} - {"api"}
 
 
+def test_the_archive_is_made_where_it_is_wanted_and_every_role_knows_where_it_lies(values: dict[str, Any]) -> None:
+    resources = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
+    wanted = changed(values, "roles.archive", {"replicas": 1, "resources": resources})
+    found = render(changed(wanted, "archive.url", "s3://events/kizashi"))
+    container = deployment(found, "archive")["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["serve", "--role", "archive"]
+    for role in (*ROLES, "archive"):
+        environment = deployment(found, role)["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "KIZASHI_ARCHIVE_URL", "value": "s3://events/kizashi"} in environment
+
+
 def test_monitors_watch_every_role(manifests: list[Manifest]) -> None:
     (service_monitor,) = of_kind(manifests, "ServiceMonitor")
     service = of_kind(manifests, "Service")[0]
