@@ -59,8 +59,10 @@ WITH wanted AS (
 UPDATE stream_offsets o SET next_offset = c.next_offset, last_offset = c.last_offset,
     last_timestamp_ms = c.last_timestamp_ms, last_crc = c.last_crc, records = o.records + c.records, updated_at = $11
 FROM claimed c WHERE o.group_id = $1 AND o.topic = c.topic AND o.partition = c.partition
-RETURNING o.topic, o.partition
+RETURNING o.topic, o.partition, set_config('plan_cache_mode', 'force_generic_plan', true)
 """
+"""Takes the steps, and for the rest of the transaction the plans as they are kept: a plan made for the arrays at hand
+reads them all once more, to guess how many rows they hold, and is no other plan for it."""
 SEEN: Final = """
 INSERT INTO dedup_batches (topic, partition, event_day, hashes, created_at)
 SELECT u.*, $5 FROM unnest($1::text[], $2::int[], $3::date[], $4::bytea[]) AS u
