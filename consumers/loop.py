@@ -147,7 +147,7 @@ class Loop:
         finally:
             if self._writing is not None:
                 self._writing.task.cancel()
-                await asyncio.wait([self._writing.task])
+                await asyncio.gather(self._writing.task, return_exceptions=True)
         await self._tell_kafka()
 
     async def _step(self, stop: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumers.applier import Applier, Limits
+from consumers.applier import Applier, Limits, Prepared
 from consumers.broker import Partition, Record
 from consumers.events import Event, Login, Usage, encode
 from consumers.offsets import Log, Offsets
@@ -78,33 +78,52 @@ class Feed:
         self.engine = engine
         self.applier = Applier(engine, GROUP, Limits())
         self.positions: dict[Partition, Position] = {}
+        self.waiting: Prepared | None = None
 
     async def open(self) -> None:
+        self.waiting = None
         logs = {(TOPIC, p): Log(cluster_id="c", topic_id=None, start=0, end=10**6) for p in range(PARTITIONS)}
         rows = await Offsets(self.engine, GROUP).open(logs, NOW)
         self.positions = {place: row.position for place, row in rows.items()}
         self.applier.forget()
 
-    async def apply(self, polled: dict[Partition, list[Record]], *, catching_up: bool = False) -> None:
-        applied = await self.applier.apply(polled, self.positions, now=NOW, catching_up=catching_up)
-        if applied is not None:
+    async def apply(self, polled: dict[Partition, list[Record]]) -> None:
+        await self.apply_ahead(polled)
+        await self.settle()
+
+    async def apply_ahead(self, polled: dict[Partition, list[Record]]) -> None:
+        """Prepares the batch, stores the one that was prepared before it."""
+        before = {} if self.waiting is None else self.waiting.positions
+        prepared = await self.applier.prepare(polled, {**self.positions, **before}, now=NOW, catching_up=False)
+        await self.settle()
+        self.waiting = prepared
+
+    async def settle(self) -> None:
+        if self.waiting is not None:
+            applied = await self.applier.store(self.waiting)
             self.positions.update(applied.positions)
+            self.waiting = None
 
     async def apply_in_pieces(
         self, events: Sequence[Event], rng: random.Random, first: dict[int, int] | None = None
     ) -> None:
-        """In batches of any size; now and then the last batch comes again, or the consumer starts anew."""
+        """In batches of any size, one prepared ahead; now and then the last batch comes again, the consumer starts
+        anew, or what was seen is forgotten."""
         left = as_records(events, first)
         while any(left.values()):
             batch = {}
             for place, records in left.items():
                 size = rng.choice((0, 1, 2, 5, 100))
                 batch[place], left[place] = records[:size], records[size:]
-            await self.apply(batch)
+            await self.apply_ahead(batch)
             if rng.random() < 0.3:
-                await self.apply(batch)  # redelivered: the answer to Kafka was lost
+                await self.apply_ahead(batch)  # redelivered: the answer to Kafka was lost
             if rng.random() < 0.2:
+                await self.settle()
                 await self.open()
+            if rng.random() < 0.1:
+                self.applier.forget()
+        await self.settle()
 
 
 @pytest.fixture
