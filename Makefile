@@ -55,6 +55,21 @@ faults: $(VENV)/.installed-dev ## Kill and break everything under load, compare 
 	@mkdir -p .kizashi
 	$(BIN)/python -m tests.faults.campaign --injections $(FAULTS_INJECTIONS) --out .kizashi/faults.json $(FAULTS_SEED:%=--seed %)
 
+PEERS := .venv-peers
+.PHONY: peers
+peers: $(PEERS)/.installed ## Make the environment of the stream processors that bench/ingest.py compares with
+
+$(PEERS)/.installed: bench/peers/requirements.txt $(BIN)/python
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: lock-peers
+lock-peers: $(VENV)/.installed-dev ## Pin what the peers need anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command 'make lock-peers' $(UPGRADE) \
+		bench/peers/requirements.in -o bench/peers/requirements.txt
+
 .PHONY: fmt
 fmt: $(VENV)/.installed-dev ## Format, and fix what can be fixed safely
 	$(BIN)/ruff check --fix --exit-zero --quiet .

@@ -387,6 +387,7 @@ async def run(setting: Setting, topic: str, scattered: str, arguments: argparse.
         for way in ways(setting, topic, scattered, arguments):
             found = await measure(setting, way, expected if way.events == count else None)
             results.setdefault(way.name, []).append(found)
+            print(f"# {way.name}: {found.rate:,.0f} events/s, {found.cpu:.1f} µs; {found.verdict}", flush=True)
     report(results)
     for line in ratios(results, arguments.batches):
         print(line)
