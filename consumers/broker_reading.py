@@ -100,6 +100,7 @@ async def log_reader(bootstrap: str) -> AsyncIterator[LogReader]:
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",
+        isolation_level="read_committed",  # as the consumers read
         request_timeout_ms=int(DEFAULT_TIMEOUT_SECONDS * 1000),
     )
     try:
