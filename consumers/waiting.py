@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.events import BadEvent, Event, bad, encode, made
-from consumers.formats.items import Binding
+from consumers.formats.items import UNPLACED, Binding
 
 LOCKS: Final = 128
 """Users share so many locks: one each would fill Postgres' table of locks."""
@@ -282,6 +282,12 @@ def _key(event: Event) -> tuple[str, str, str]:
 def _keys(events: Sequence[Event]) -> dict[str, Any]:
     users, sources, ids = zip(*map(_key, events), strict=True)
     return {"users": list(users), "sources": list(sources), "ids": list(ids)}
+
+
+def unplaced(stored: bytes | None) -> Event:
+    """A waiting event as it was stored, to be taken once more: by now its user may have an account. Raises BadEvent."""
+    event: Event = msgspec.structs.replace(_placed(stored or b"{}", "-"), account_id=UNPLACED)
+    return event
 
 
 def _placed(stored: bytes, account_id: str) -> Event:

@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumers.broker import BrokerError
 from consumers.events import DEFAULT_SOURCE, BadEvent, Event
+from consumers.formats.canonical import Limits as FormatLimits
 from consumers.formats.items import Item
 from consumers.tables import dead_letters
 from service import audit
+from service.dead_letters.relaying import items_of
 from service.dead_letters.remapping import WEBHOOK
 from service.dead_letters.remapping import events_of as remapped
 from service.dead_letters.retrying import Letter, Limits, event_of, first_arrival
@@ -39,7 +41,8 @@ Action = Literal["retry", "discard"]
 Said = Literal["retried", "discarded", "refused", "unacknowledged", "not_open", "missing"]
 
 table = dead_letters.c
-_LETTER: Final = (table.dead_letter_id, table.value, table.record_timestamp, table.created_at, table.topic)
+_LETTER: Final = (table.dead_letter_id, table.value, table.record_timestamp, table.created_at, table.topic,
+                 table.partition, table.record_offset, table.headers)  # fmt: skip
 _CLOSE: Final = (
     update(dead_letters)
     .where(table.dead_letter_id == bindparam("letter"), table.status == "open")
@@ -77,7 +80,7 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, kw_only=True)
 class _Tried:
     letter: Letter
-    events: tuple[Event, ...] = ()
+    items: tuple[Item, ...] = ()
     error: BadEvent | None = None
 
 
@@ -166,10 +169,21 @@ class Desk:
                     letter.topic, letter.value, settings.rules_dir, self.now,
                     event_max_bytes=limits.event_max_bytes, tolerance=limits.future_tolerance,
                 )  # fmt: skip
-                return _Tried(letter=letter, events=mapped)
-            return _Tried(letter=letter, events=(event_of(letter, value, self.now, limits),))
+                return _tried(letter, mapped)
+            if value is None and (items := self._relayed(letter)) is not None:
+                return _Tried(letter=letter, items=items)
+            return _tried(letter, (event_of(letter, value, self.now, limits),))
         except BadEvent as error:
             return _Tried(letter=letter, error=error)
+
+    def _relayed(self, letter: Letter) -> tuple[Item, ...] | None:
+        settings = self.deps.settings
+        limits = FormatLimits(
+            event_max_bytes=settings.event_max_bytes,
+            batch_max_events=settings.batch_max_events,
+            future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
+        )
+        return items_of(letter, self.deps.sources, self.now, limits)
 
     async def _send(self, conn: AsyncConnection, tried: Sequence[_Tried], value: bytes | None) -> list[Outcome]:
         outcomes = list(await asyncio.gather(*map(self._produce, tried)))
@@ -179,22 +193,21 @@ class Desk:
 
     async def _produce(self, tried: _Tried) -> Outcome:
         letter_id = tried.letter.dead_letter_id
-        if not tried.events:
-            assert tried.error is not None
+        if tried.error is not None:
             return Outcome(dead_letter_id=letter_id, outcome="refused", errors=_fields(tried.error))
-        event = tried.events[0]
-        item = Item(event_id=event.event_id, events=tried.events)
+        event_id = next((item.event_id for item in tried.items), None)
         # Stamped with its first arrival, not with ours. An event that names no source keeps none, as it was in Kafka.
         arrived = first_arrival(tried.letter)
         try:
-            (taken,) = await self.deps.intake.take([item], source=DEFAULT_SOURCE, now=arrived)
+            taken = await self.deps.intake.take(tried.items, source=DEFAULT_SOURCE, now=arrived)
         except BrokerError as error:
             logger.warning("dead letter %d not sent: %s", letter_id, error)
-            return Outcome(dead_letter_id=letter_id, outcome="unacknowledged", event_id=event.event_id)
-        if taken.error is not None:
-            return Outcome(dead_letter_id=letter_id, outcome="refused", errors=_fields(taken.error))
-        said: Said = "unacknowledged" if taken.status == "unacknowledged" else "retried"
-        return Outcome(dead_letter_id=letter_id, outcome=said, event_id=event.event_id)
+            return Outcome(dead_letter_id=letter_id, outcome="unacknowledged", event_id=event_id)
+        refused = next((each.error for each in taken if each.error is not None), None)
+        if refused is not None:
+            return Outcome(dead_letter_id=letter_id, outcome="refused", errors=_fields(refused))
+        said: Said = "unacknowledged" if any(each.status == "unacknowledged" for each in taken) else "retried"
+        return Outcome(dead_letter_id=letter_id, outcome=said, event_id=event_id)
 
     async def _locked(self, conn: AsyncConnection, dead_letter_id: int) -> Letter | Outcome:
         """The letter, locked while it is open; else why it cannot be worked on."""
@@ -235,6 +248,10 @@ class Desk:
 
     async def _note(self, conn: AsyncConnection, action: str, subject: str, detail: Mapping[str, Any]) -> None:
         await audit.note(conn, actor=self.actor, action=action, subject=subject, detail=detail, now=self.now)
+
+
+def _tried(letter: Letter, events: tuple[Event, ...]) -> _Tried:
+    return _Tried(letter=letter, items=(Item(event_id=events[0].event_id, events=events),))
 
 
 def _letter(row: Any) -> Letter:

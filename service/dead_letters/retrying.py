@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -24,6 +25,9 @@ class Letter:
     record_timestamp: datetime | None
     created_at: datetime
     topic: str = ""
+    partition: int = 0
+    record_offset: int = 0
+    headers: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
