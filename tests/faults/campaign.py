@@ -167,7 +167,10 @@ def merged(reports: Sequence[Report]) -> Report:
     found: Report = {"injections": [], "faults": {}, "totals": {}, "clients_said": {}, "roles_ended_by_themselves": {}}
     found |= {name: [] for name in ("lost", "double", "unknown", "differences")}
     for report in reports:
-        found["faults"] |= report["faults"]
+        for name, row in report["faults"].items():
+            known = found["faults"].setdefault(name, {key: type(value)() for key, value in row.items()})
+            for key, value in row.items():
+                known[key] += value
         for name in ("injections", "lost", "double", "unknown", "differences"):
             found[name] += report[name]
         for name in ("totals", "clients_said"):
