@@ -17,6 +17,7 @@ from alerts import metrics as of_alerts
 from consumers import door_metrics as of_doors
 from consumers import metrics as of_consumers
 from service import metrics as of_service
+from service.ingest import metrics as of_ingest
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def test_every_setting_stands_with_its_default() -> None:
 def metrics_of_the_code() -> dict[str, tuple[set[str], str]]:
     """Name as it is exposed -> (labels, type)."""
     found: dict[str, tuple[set[str], str]] = {of_service.ROLE_UP: ({"role"}, "gauge")}
-    for module in (of_alerts, of_consumers, of_doors, of_service):
+    for module in (of_alerts, of_consumers, of_doors, of_service, of_ingest):
         for value in vars(module).values():
             if isinstance(value, MetricWrapperBase):
                 (family,) = value.describe()
