@@ -60,7 +60,7 @@ async def test_kills_neither_double_nor_lose(stage: Stage, any_broker: AnyBroker
     async with asyncio.timeout(PATIENCE):
         while True:
             async with engine.connect() as conn:
-                if await conn.scalar(archived) >= EVENTS:
+                if (await conn.scalar(archived) or 0) >= EVENTS:
                     break
             await asyncio.sleep(0.2)
     assert Counter([row.event_id async for row in scan(archive)]) == Counter(event.event_id for event in events)
