@@ -8,8 +8,8 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ from service.clock import utc_now
 from service.db import make_engine
 
 GIVE_UP_SECONDS = 300.0
-SAMPLE_SECONDS = 0.002
+SAMPLE_SECONDS = 0.005
 STEPS = (
-    ("waiting", ("selectors.py",)),
+    ("event loop", ("selectors.py",)),
     ("dedup", ("consumers/dedup.py",)),
     ("decode", ("consumers/events.py", "applier.py:read_records")),
     ("encode", ("consumers/upserts.py",)),
@@ -90,20 +90,21 @@ class Timed(Applier):
         }  # fmt: skip
 
 
-class Sampler(threading.Thread):
-    """Looks at what the main thread does, every few milliseconds."""
+class Sampler:
+    """Looks at what is being done, each few milliseconds of CPU time (of the process: PostgreSQL's is not in it)."""
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._main = threading.main_thread().ident
         self.seen: Counter[str] = Counter()
-        self.on = True
 
-    def run(self) -> None:
-        while self.on:
-            time.sleep(SAMPLE_SECONDS)
-            frame = sys._current_frames().get(self._main or 0)
-            self.seen[_step(frame)] += 1
+    def start(self) -> None:
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, SAMPLE_SECONDS, SAMPLE_SECONDS)
+
+    def stop(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _look(self, _: int, frame: FrameType | None) -> None:
+        self.seen[_step(frame)] += 1
 
     def shares(self) -> dict[str, float]:
         return {name: count / self.seen.total() for name, count in self.seen.most_common()}
@@ -159,7 +160,7 @@ async def consume(asked: Asked) -> None:
             if asked.sample:
                 sampler.start()
             await loop.run(stop)
-        sampler.on = False
+        sampler.stop()
         print(json.dumps(applier.figures(sampler.shares() if asked.sample else {})), flush=True)
         await asyncio.to_thread(sys.stdin.read)  # until all of the group are done
     finally:

@@ -333,7 +333,7 @@ def report(results: dict[str, list[Figures]]) -> None:
         )
     for name, found in results.items():
         if found[-1].steps:
-            print(f"time of {name}: " + ", ".join(f"{step} {share:.0%}" for step, share in found[-1].steps.items()))
+            print(f"CPU of {name}: " + ", ".join(f"{step} {share:.0%}" for step, share in found[-1].steps.items()))
 
 
 def ratios(results: dict[str, list[Figures]], batches: Sequence[int]) -> Iterator[str]:
