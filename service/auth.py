@@ -7,6 +7,7 @@ the same.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -21,6 +22,7 @@ from sqlalchemy import insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.clock import Clock
+from service.errors import database_is_away
 from service.tables import api_keys
 
 Scope = Literal["ingest", "read", "write"]
@@ -34,6 +36,9 @@ ID_LENGTH = 10
 USED_AT_RESOLUTION = timedelta(minutes=1)
 CACHE_SECONDS = 3.0
 CACHE_SIZE = 1024
+TRUSTED_SECONDS = 600.0
+"""How long a key that was just known is taken while the database does not answer: events are accepted by the broker
+alone, and nobody can revoke a key meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,8 @@ def _key(row: Any) -> Key:
 class KeyRing:
     """`verify` with a memory of a few seconds, so that a stream of events is not a stream of queries.
 
-    A key revoked in another process works here for at most CACHE_SECONDS more; its expiry is checked each time.
+    A key revoked in another process works here for at most CACHE_SECONDS more; its expiry is checked each time. While
+    the database is away a key known before is trusted for TRUSTED_SECONDS.
     """
 
     def __init__(
@@ -145,6 +151,7 @@ class KeyRing:
         self._seconds = cache_seconds
         self._monotonic = monotonic
         self._known: dict[bytes, tuple[float, Key]] = {}
+        self._asking: dict[bytes, asyncio.Task[Key | None]] = {}
 
     async def verify(self, presented: str) -> Key | None:
         if PRESENTED.fullmatch(presented) is None:
@@ -153,6 +160,19 @@ class KeyRing:
         known = self._known.get(digest)
         if known is not None and known[0] > self._monotonic():
             return known[1] if known[1].live(self._clock()) else None
+        asking = self._asking.get(digest)
+        if asking is None:
+            # Of many requests at once, the first asks for all: their number must not become one of queries.
+            asking = self._asking[digest] = asyncio.create_task(self._ask(digest, presented))
+            asking.add_done_callback(lambda done: self._asked(digest, done))
+        try:
+            return await asyncio.shield(asking)
+        except Exception as error:
+            if known is None or not database_is_away(error) or known[0] + TRUSTED_SECONDS < self._monotonic():
+                raise
+            return known[1] if known[1].live(self._clock()) else None
+
+    async def _ask(self, digest: bytes, presented: str) -> Key | None:
         async with self._engine.begin() as conn:
             key = await verify(conn, presented, self._clock())
         if key is None:
@@ -162,6 +182,11 @@ class KeyRing:
             self._known.clear()
         self._known[digest] = (self._monotonic() + self._seconds, key)
         return key
+
+    def _asked(self, digest: bytes, done: asyncio.Task[Key | None]) -> None:
+        self._asking.pop(digest, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone: looked at here, so that it is not complained of
 
     def forget(self, key_id: str) -> None:
         """Of a key that was just revoked here."""

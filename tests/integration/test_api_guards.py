@@ -106,6 +106,43 @@ async def test_a_remembered_key_is_asked_again_after_seconds(service: Api, engin
     assert await ring.verify(service.key) is None
 
 
+async def test_many_who_present_a_key_at_once_ask_once(service: Api, engine: AsyncEngine, monkeypatch: Any) -> None:
+    ring = auth.KeyRing(engine, lambda: service.now)
+    asked = 0
+    verify = auth.verify
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await verify(*arguments)
+
+    monkeypatch.setattr(auth, "verify", counted)
+    found = await asyncio.gather(*(ring.verify(service.key) for _ in range(50)))
+    assert all(found)
+    assert asked == 1
+
+
+async def test_a_known_key_is_trusted_for_a_while_when_the_database_is_away(
+    service: Api, engine: AsyncEngine, monkeypatch: Any
+) -> None:
+    elapsed = 0.0
+    ring = auth.KeyRing(engine, lambda: service.now, monotonic=lambda: elapsed)
+    other = await service.key_with("read")
+    assert await ring.verify(service.key)
+
+    async def away(*_: Any) -> Any:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(auth, "verify", away)
+    elapsed = 300.0
+    assert await ring.verify(service.key)
+    with pytest.raises(ConnectionRefusedError):
+        await ring.verify(other["Authorization"].partition(" ")[2])
+    elapsed = auth.CACHE_SECONDS + auth.TRUSTED_SECONDS + 1
+    with pytest.raises(ConnectionRefusedError):
+        await ring.verify(service.key)
+
+
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic a3o6", "Bearer kz_short", "Bearer " + "x" * 9000, "Bearer kz_ä"]
 )
