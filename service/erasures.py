@@ -185,13 +185,13 @@ class Eraser:
             await self._note(conn, done, erased_at=erased_at)
             return done
 
-        done = await self._patiently(act)
-        if subject.user_id is None or subject.account_id is not None:
-            return done
-        return await self._erase_elsewhere(done)
+        return await self._patiently(act)
 
     async def _erase_elsewhere(self, work: _Work) -> _Work:
-        """Accounts in which a batch has brought the user between the search and the fence."""
+        """Accounts in which a batch has brought the user between the search and the fence: before the next step, so
+        that a crash in between leaves none."""
+        if work.subject.user_id is None or work.subject.account_id is not None:
+            return work
         async with self.engine.connect() as conn:
             again = await facts.find(conn, work.subject)
         late = replace(again, accounts=tuple(sorted(set(again.accounts) - set(work.subject.accounts))))
@@ -207,6 +207,8 @@ class Eraser:
         return await self._patiently(act)
 
     async def _erase_alerts(self, work: _Work) -> _Work:
+        work = await self._erase_elsewhere(work)
+
         async def act(conn: AsyncConnection) -> _Work:
             done = work.after("alerts", await self._alerts(conn, work.subject))
             await self._note(conn, done)
@@ -340,14 +342,24 @@ class Eraser:
         """Works off whatever waits, until ``stop``. One that fails is tried again later."""
         while not stop.is_set():
             try:
-                for erasure_id in await self._waiting():
-                    await self.run(erasure_id)
-            except Busy:
-                pass
-            except Exception as error:  # noqa: BLE001 - its sender must go on, and the row says that it failed
-                log.warning("an erasure is not done yet; it is tried again", problem=type(error).__name__)
+                waiting = await self._waiting()
+            except Exception as error:  # noqa: BLE001 - its sender must go on
+                log.warning("erasures are looked for again", problem=type(error).__name__)
+                waiting = []
+            for erasure_id in waiting:
+                if not stop.is_set():
+                    await self._attempt(erasure_id)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+
+    async def _attempt(self, erasure_id: UUID) -> None:
+        """One that fails keeps no other from being done."""
+        try:
+            await self.run(erasure_id)
+        except Busy:
+            pass
+        except Exception as error:  # noqa: BLE001 - its sender must go on, and the row says that it failed
+            log.warning("an erasure is not done yet; it is tried again", problem=type(error).__name__)
 
     async def _waiting(self) -> list[UUID]:
         e = erasures.c

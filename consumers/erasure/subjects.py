@@ -90,10 +90,9 @@ class Mentions:
         if not raw:
             return False
         try:
-            value = msgspec.json.decode(raw)
+            return self.value(msgspec.json.decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._words.search(raw.decode("utf-8", errors="replace")) is not None
-        return self.value(value)
 
     def value(self, value: Any) -> bool:
         """In decoded JSON; ids are often sent as numbers."""

@@ -3,12 +3,13 @@ back."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -366,6 +367,55 @@ async def test_an_erasure_that_crashed_is_gone_on_with(engine: AsyncEngine, tmp_
     assert done.counts["dedup_batches"] == 1 and done.counts["archived events"] == len(lot)
     assert await canary.places(engine, ACCOUNT, USER, MAIL) == set()
     assert canary.files(tmp_path, ACCOUNT) == []
+
+
+async def test_an_account_that_a_batch_adds_before_the_fence_is_cleaned_though_we_crash(engine: AsyncEngine) -> None:
+    await apply(engine, to_records(of_everybody(COMPANY, USER, MAIL)))
+    work = eraser(engine)
+    async with engine.begin() as conn:
+        asked = await erasures.request(conn, work.named(None, USER), by="key:tests", now=NOW)
+
+    def crash(_step: str, _counts: dict[str, int]) -> None:
+        raise OSError("the power went")
+
+    with pytest.raises(OSError, match="power"):
+        await work.run(asked.erasure_id, crash)
+    async with engine.begin() as conn:
+        await conn.execute(insert(accounts).values(account_id="second", changed_at=NOW, first_event_at=NOW))
+        await conn.execute(insert(users).values(account_id="second", user_id=USER, fields={}, first_identified_at=NOW))
+    done = await work.run(asked.erasure_id)
+    assert done.status == "done"
+    assert await canary.places(engine, USER, MAIL) == set()
+
+
+async def test_an_erasure_that_fails_again_and_again_keeps_no_other_waiting(engine: AsyncEngine) -> None:
+    lot = to_records([*of_everybody(ACCOUNT, USER, MAIL), event(50, "login", account_id="other", user_id="u")])
+    await apply(engine, lot)
+    work = eraser(engine)
+    async with engine.begin() as conn:
+        broken = await erasures.request(conn, work.named("other", None), by="key:tests", now=NOW - HOUR)
+        fine = await erasures.request(conn, work.named(ACCOUNT, None), by="key:tests", now=NOW)
+
+    class Failing(Eraser):
+        async def run(self, erasure_id: UUID, told: erasures.Told | None = None) -> erasures.ErasureView:
+            if erasure_id == broken.erasure_id:
+                raise OSError("the archive is away")
+            return await super().run(erasure_id, told)
+
+    stop = asyncio.Event()
+    watching = asyncio.create_task(Failing(engine=engine, pseudonyms=None, archive=None, clock=lambda: NOW).watch(stop))
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                async with engine.connect() as conn:
+                    found = await erasures.one(conn, fine.erasure_id)
+                if found is not None and found.status == "done":
+                    break
+                await asyncio.sleep(0.05)
+    finally:
+        stop.set()
+        await watching
+    assert await canary.places(engine, ACCOUNT) == set()
 
 
 async def test_a_preview_counts_and_changes_nothing(engine: AsyncEngine, tmp_path: Path) -> None:

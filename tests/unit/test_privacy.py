@@ -37,6 +37,14 @@ def stones(*, account: str | None = None, user: str | None = None, where: str | 
     return Tombstones(salt=SALT, accounts=accounts, users=users)
 
 
+def test_somebody_is_found_in_json_however_deep() -> None:
+    """Also where the decoder goes just deeper than we: else one such letter would stand in the way of every erasure."""
+    mentions = Mentions(Subject(user_id="canary-user"))
+    for depth in range(700, 1001):
+        assert mentions(b"[" * depth + b'"canary-user"' + b"]" * depth), depth
+        assert not mentions(b"[" * depth + b'"somebody-else"' + b"]" * depth), depth
+
+
 def test_nobody_erased_is_nothing_to_ask() -> None:
     assert not Tombstones(salt=SALT)
     assert stones(account="acme") and stones(user="u-1")
