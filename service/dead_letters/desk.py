@@ -18,12 +18,12 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumers.broker import BrokerError
-from consumers.events import DEFAULT_SOURCE, BadEvent, Event
+from consumers.events import BadEvent, Event
 from consumers.formats.canonical import Limits as FormatLimits
 from consumers.formats.items import Item
 from consumers.tables import dead_letters
 from service import audit
-from service.dead_letters.relaying import items_of
+from service.dead_letters.relaying import items_of, source_of
 from service.dead_letters.remapping import WEBHOOK
 from service.dead_letters.remapping import events_of as remapped
 from service.dead_letters.retrying import Letter, Limits, event_of, first_arrival
@@ -129,15 +129,15 @@ class Desk:
             async with self.deps.writing() as conn:
                 letters = await self._chunk(conn, where, after, size)
                 done = await self._work(conn, action, letters, note)
+                if done:
+                    await self._note_many(conn, action, where, done)
             outcomes += done
             exhausted = len(letters) < size
             after = letters[-1].dead_letter_id if letters else after
             if done and all(each.outcome == "unacknowledged" for each in done):
                 break
         _count(action, outcomes)
-        async with self.deps.writing() as conn:
-            if outcomes:
-                await self._note_many(conn, action, where, outcomes)
+        async with self.deps.reading() as conn:
             left = await conn.scalar(select(func.count()).select_from(dead_letters).where(*conditions(where))) or 0
         said = [each.outcome for each in outcomes]
         return Bulk(
@@ -196,10 +196,10 @@ class Desk:
         if tried.error is not None:
             return Outcome(dead_letter_id=letter_id, outcome="refused", errors=_fields(tried.error))
         event_id = next((item.event_id for item in tried.items), None)
-        # Stamped with its first arrival, not with ours. An event that names no source keeps none, as it was in Kafka.
-        arrived = first_arrival(tried.letter)
+        # Stamped with its first arrival, not with ours, and with the source that its door gave what came beside it.
+        arrived, source = first_arrival(tried.letter), source_of(tried.letter, self.deps.sources)
         try:
-            taken = await self.deps.intake.take(tried.items, source=DEFAULT_SOURCE, now=arrived)
+            taken = await self.deps.intake.take(tried.items, source=source, now=arrived)
         except BrokerError as error:
             logger.warning("dead letter %d not sent: %s", letter_id, error)
             return Outcome(dead_letter_id=letter_id, outcome="unacknowledged", event_id=event_id)

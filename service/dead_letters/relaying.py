@@ -7,11 +7,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from consumers.broker import Record
+from consumers.events import DEFAULT_SOURCE
 from consumers.formats.canonical import Limits
 from consumers.formats.items import Item
 from consumers.relay import translated
 from consumers.sources import Sources
 from consumers.waiting import LETTER_TOPIC, unplaced
+from service.dead_letters.remapping import WEBHOOK
 from service.dead_letters.retrying import Letter
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,6 +32,14 @@ def items_of(letter: Letter, sources: Sources, now: datetime, limits: Limits) ->
         if item.error is not None:
             raise item.error
     return items
+
+
+def source_of(letter: Letter, sources: Sources) -> str:
+    """Of an event that names none: what its door stamps. Another one would make a second event of what the door has
+    taken already, such as the good neighbours in one record."""
+    if letter.topic.startswith(WEBHOOK):
+        return letter.topic.removeprefix(WEBHOOK)
+    return next((each.source for each in sources.topics if each.topic == letter.topic), DEFAULT_SOURCE)
 
 
 def _record(letter: Letter) -> Record:

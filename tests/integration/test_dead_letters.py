@@ -171,6 +171,28 @@ async def test_many_by_filter_tells_what_became_of_each(
     assert len(producer.sent) == 3
 
 
+async def test_what_was_done_before_a_fault_is_in_the_audit(
+    service: Api, engine: AsyncEngine, producer: FakeProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.dead_letters.desk.CHUNK", 2)
+    await add_letters(engine, {}, {}, {"value": GOOD.replace(b"acme", b"zeta")})
+    whole = producer.send_many
+
+    async def failing(topic: str, records: Iterable[tuple[bytes | None, bytes, Sequence[tuple[str, bytes]]]]) -> Any:
+        chosen = list(records)
+        if any(key == b"zeta" for key, _, _ in chosen):
+            raise RuntimeError("out of order")
+        return await whole(topic, chosen)
+
+    monkeypatch.setattr(producer, "send_many", failing)
+    answer = await service.post("/api/v1/dead-letters/retry", {"reason": ["future"]})
+    assert answer.status_code == 500
+    assert await statuses(engine) == ["retried", "retried", "open"]
+    async with engine.connect() as conn:
+        noted = (await conn.execute(select(audit.c.action, audit.c.detail))).all()
+    assert [(action, detail["retried"]) for action, detail in noted] == [("dead_letters.retried", 2)]
+
+
 async def test_a_broker_that_is_away_leaves_the_letter_open(engine: AsyncEngine) -> None:
     (letter, _) = await add_letters(engine, {}, {})
     producer = FakeProducer(away=True)

@@ -10,12 +10,17 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumers.events import Login, encode
+from consumers.events import Login, decode, encode
 from consumers.formats.items import Binding, Item
 from consumers.sources import Sources, Topic
 from consumers.tables import dead_letters
 from consumers.waiting import LETTER_TOPIC
 from tests.api import DAY, NOW, Api, FakeProducer, api
+
+TOPICS = (
+    Topic(topic="segment.events", source="web", format="segment"),
+    Topic(topic="own.events", source="shop", format="canonical"),
+)
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def producer() -> FakeProducer:
 @pytest.fixture
 async def service(engine: AsyncEngine, producer: FakeProducer) -> AsyncIterator[Api]:
     async with api(engine, producer) as made:
-        made.deps.sources = Sources(topics=(Topic(topic="segment.events", source="web", format="segment"),))
+        made.deps.sources = Sources(topics=TOPICS)
         yield made
 
 
@@ -49,6 +54,23 @@ async def test_a_foreign_record_is_translated_once_more(
     [event] = [msgspec.json.decode(value) for _, value in producer.sent]
     assert (event["event_id"], event["source"]) == ("segment.events/3/7", "web")
     assert event["timestamp"] == "2026-04-30T12:00:00Z", "that of the record"
+
+
+@pytest.mark.parametrize(("topic", "source"), [("own.events", "shop"), ("webhook:crm", "crm"), ("events", "default")])
+async def test_what_names_no_source_has_that_of_its_door(
+    service: Api, engine: AsyncEngine, producer: FakeProducer, topic: str, source: str
+) -> None:
+    """Else the neighbours in the record, which the relay has taken with its source, would count a second time."""
+    events = [Login(event_id=f"l{n}", account_id="acme", timestamp=NOW - DAY) for n in range(2)]
+    record = b"[" + b",".join(map(encode, events)) + b"]"
+    letter = await letter_of(engine, topic, record if topic == "own.events" else b"{", "bad_value")
+    mended = None if topic == "own.events" else encode(events[0]).decode()
+    answer = await service.post(f"/api/v1/dead-letters/{letter}/retry", {"value": mended})
+    assert answer.status_code == 200
+    sent = [decode(value) for _, value in producer.sent]
+    assert {event.source for event in sent} == {source}
+    if topic == "own.events":
+        assert [event.event_id for event in sent] == ["l0", "l1"]
 
 
 async def test_what_is_still_bad_is_told(service: Api, engine: AsyncEngine, producer: FakeProducer) -> None:
