@@ -64,8 +64,8 @@ def _item(hook: Hook, part: Any, now: datetime, limits: Limits) -> Item:
         return Item(error=_refusal(error))
     except BadEvent as error:
         return Item(error=error)
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
-        # A tool changed what stood as an object into a list, or the like.
+    except (TypeError, AttributeError, KeyError, ValueError, ArithmeticError) as error:
+        # A tool changed what stood as an object into a list, or sends numbers beyond all measure.
         return Item(error=bad("", f"cannot be read ({type(error).__name__})", _SHAPE))
     return Item(event_id=events[0].event_id, events=tuple(events))
 

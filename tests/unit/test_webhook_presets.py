@@ -124,6 +124,16 @@ def old_item(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    "odd", [calls.item(10**17, 10**17), calls.item(100, 1, count="0"), calls.item(100, 1, count=-1, interval="")]
+)
+def test_stripe_numbers_beyond_all_measure_are_kept_as_a_letter(tmp_path: Path, odd: dict[str, Any]) -> None:
+    """A fault would be answered 500, and Stripe would send it again for days."""
+    begun = calls.stripe("customer.subscription.created", calls.subscription([odd]))
+    (item,) = items(hook(tmp_path, "stripe"), begun)
+    assert item.error is not None and item.events == ()
+
+
+@pytest.mark.parametrize(
     ("now", "before", "change"),
     [
         ({"status": "trialing"}, {"status": "incomplete"}, "trial_started"),
