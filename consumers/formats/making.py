@@ -87,7 +87,7 @@ class Maker:
             return self._by_rule(said, name, rule)
         if login and names.is_login(name):
             return self._item(said, {"kind": "login"})
-        return self._item(said, {"kind": "usage", "feature": feature or name})
+        return self._item(said, {"kind": "usage", "feature": names.feature(feature or name)})
 
     def mapped(self, said: Said, name: str) -> Item | None:
         """By the source's rules; None when there is none for the name."""
@@ -114,8 +114,8 @@ class Maker:
         return Item(event_id=said.event_id, events=tuple(events), binding=self._binding(said, account))
 
     def account(self, said: Said, traits: Object) -> Item:
-        """What an account is; ties the user to it, if one is named."""
-        account = self.account_of(said)
+        """What an account is; ties the user to it, if one is named. Its id may stand elsewhere than in other calls."""
+        account = self.account_of(said) or said.account_id
         if account is None:
             raise bad("account_id", "is missing", "name the account that the group stands for", "missing_field")
         fields = {"kind": "group", "traits": names.account_traits(traits, self.source.traits)}
@@ -123,11 +123,12 @@ class Maker:
         return Item(event_id=said.event_id, events=(event,), binding=self._binding(said, account))
 
     def tied(self, said: Said) -> Item:
-        """Only that the user belongs to the account."""
+        """Only that the user belongs to the account. Raises BadEvent."""
         account = self.account_of(said)
         binding = self._binding(said, account)
         if binding is None:
             return Item(event_id=said.event_id, ignored=ANONYMOUS if account else NOT_AN_ACCOUNT)
+        self.event(said, {"kind": "identify", "traits": {}}, account)  # a binding is held to what an event is
         return Item(event_id=said.event_id, binding=binding)
 
     def account_of(self, said: Said) -> str | None:
@@ -229,7 +230,7 @@ class Maker:
         fields: dict[str, Any] = {"kind": rule.kind}
         by_name = SAID_BY_THE_CALL.get(rule.kind)
         if by_name is not None:
-            fields[by_name] = name
+            fields[by_name] = name if rule.kind == "milestone" else names.feature(name)
         if rule.kind == "custom" and said.properties:
             fields["properties"] = said.properties
         for key, path in rule.paths.items():

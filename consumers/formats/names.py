@@ -23,8 +23,10 @@ EMPTY: Final[Object] = {}
 LONGEST_ID: Final = 200
 DEEPEST_TRAIT: Final = 4
 LONGEST_TRAIT: Final = 2000
+LONGEST_NAME: Final = 100
 
 _SEPARATORS: Final = re.compile(r"[\W_]+")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DIGITS: Final = re.compile(r"\d{9,16}(\.\d+)?")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM: Final = 10**11
@@ -93,6 +95,12 @@ def text_of(value: object) -> str | None:
 def short_id(text: str) -> str:
     """An event id as ours may be: one that is too long is replaced by its hash."""
     return text if len(text) <= LONGEST_ID else "h_" + _digest(text.encode("utf-8", "surrogatepass"))
+
+
+def feature(name: str) -> str:
+    """A vendor's name of an event as ours may be: without control characters, and cut where it is too long."""
+    text = " ".join(_CONTROLS.sub(" ", name).split()) if _CONTROLS.search(name) else name
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 
 def content_id(item: bytes) -> str:

@@ -19,6 +19,7 @@ from consumers.formats.canonical import Limits
 from consumers.formats.cloudevents import assembled
 from consumers.formats.items import UNPLACED, Item, Translation
 from consumers.formats.making import IGNORED, Origin
+from consumers.formats.paths import Path
 from consumers.formats.sniff import sniff
 from consumers.formats.vendors import TRANSLATE
 from consumers.sources import Source, Sources
@@ -251,6 +252,9 @@ def test_amplitudes_identify_ties_and_describes() -> None:
     assert tied.events == ()
     assert tied.binding is not None
     assert tied.binding.account_id == "acme"
+    for wrong in ({"time": 4102444800000}, {"groups": {"account": "a\0b"}}, {"user_id": "u\0"}, {"user_id": "u" * 201}):
+        refused = one("amplitude", {"events": [amplitude("$identify", user_properties={}, **wrong)]})
+        assert refused.error is not None and refused.binding is None, wrong
     properties = {"$set": {"role": "admin"}, "$setOnce": {"first": 1}, "$unset": {"old": "-"}}
     who = one("amplitude", {"events": [amplitude("$identify", user_properties=properties)]})
     assert isinstance(who.events[0], Identify)
@@ -538,3 +542,31 @@ def test_our_events_survive_the_envelope(ours: Event) -> None:
     made = item.events[0]
     same = msgspec.structs.replace(ours, event_id="/app#1", source="web", received_at=None)
     assert made == same
+
+
+@pytest.mark.parametrize(
+    ("vendor", "group"),
+    [
+        ("segment", segment("group", groupId="acme", traits={"plan": "pro"}, context={})),
+        ("posthog", posthog("$groupidentify", properties={
+            "$group_type": "company", "$group_key": "acme", "$group_set": {"plan": "pro"}})),
+        ("amplitude", amplitude("$groupidentify", group_properties={"$set": {"plan": "pro"}})),
+    ],
+)  # fmt: skip
+def test_where_a_source_keeps_its_account_ids_is_not_where_group_calls_do(vendor: str, group: dict[str, Any]) -> None:
+    elsewhere = Source(name="web", account=(Path("properties.space.id"),))
+    found = event(vendor, group, source=elsewhere)
+    assert isinstance(found, Group)
+    assert (found.account_id, found.traits) == ("acme", {"plan": "pro"})
+
+
+def test_names_that_ours_may_not_have_lose_no_event() -> None:
+    long = one("segment", segment("page", name="請求書　" + "x" * 200)).events[0]
+    assert isinstance(long, Usage)
+    assert (len(long.feature), long.feature[:11], long.feature[-1]) == (100, "page: 請求書　x", "…")
+    lines = event("segment", segment(event="Export\n\u0000Done"))
+    assert isinstance(lines, Usage)
+    assert lines.feature == "Export Done"
+    as_it_is = event("segment", segment(event="請求書　発行"))
+    assert isinstance(as_it_is, Usage)
+    assert as_it_is.feature == "請求書　発行"
