@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -128,9 +129,9 @@ def serve(which: str, port: int, bootstrap: str, topic: str, profile: str | None
         return
     import cProfile
 
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again at its end, before anything is written
     profiler = cProfile.Profile()
-    with contextlib.suppress(KeyboardInterrupt):
-        profiler.runcall(uvloop.run, run())
+    profiler.runcall(uvloop.run, run())
     profiler.dump_stats(profile)
 
 

@@ -180,7 +180,8 @@ class Producer:
             placed = await _enqueue(producer, topic, records)
             batches = {id(batch): batch for batch, _ in placed}
             # Shielded: whoever gives up waiting must not cancel a batch that others have records in.
-            done = await asyncio.gather(*(asyncio.shield(batch.future) for batch in batches.values()))
+            waits = [asyncio.shield(batch.future) for batch in batches.values()]
+            done = [await waits[0]] if len(waits) == 1 else await asyncio.gather(*waits)
         first = dict(zip(batches, done, strict=True))
         return [(first[id(batch)].partition, first[id(batch)].offset + place) for batch, place in placed]
 
