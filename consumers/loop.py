@@ -77,12 +77,12 @@ class Status:
     """For the readiness of the role: connected, and every held partition read."""
 
     connected: bool = False
-    database_away: bool = False
+    waits: str | None = None  # why nothing can be stored for now
     stopped: dict[Partition, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         found = [] if self.connected else ["the broker is not reached"]
-        found += ["the database is away"] if self.database_away else []
+        found += [self.waits] if self.waits is not None else []
         return found + [f"{topic}[{partition}] is stopped: {why}" for (topic, partition), why in self.stopped.items()]
 
 
@@ -328,8 +328,8 @@ class Loop:
         await self._advance(writing.polled, applied)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """Until it is done. While the database is away the partitions are paused, and polled on, so that the group does
-        not think us dead. Raises GivenUp when they are lost, or when told to stop."""
+        """Until it is done. While the database, or what else it needs, is away the partitions are paused, and polled
+        on, so that the group does not think us dead. Raises GivenUp when they are lost, or when told to stop."""
         paused = False
         try:
             while True:
@@ -341,17 +341,17 @@ class Loop:
                     await asyncio.sleep(POLL_SECONDS)
                     raise GivenUp from error
                 except DatabaseAway as error:
-                    logger.warning("waiting for the database: %s", error)
+                    logger.warning("waiting, %s: %s", error.waits, error)
+                    self._waits(error.waits)
                     if not paused:
                         paused = True
-                        self._away(True)
                         self._consumer.pause(self._positions)
                     await self._idle(RETRY_SECONDS)
                     if stop.is_set() or self._generation != self._consumer.generation:
                         raise GivenUp from error
         finally:
             if paused:
-                self._away(False)
+                self._waits(None)
                 self._consumer.resume(self._positions)
                 self._moved.clear()
 
@@ -374,9 +374,9 @@ class Loop:
             if (reason := seen.saw(count, letters)) is not None:
                 await self._stop(after, reason)
 
-    def _away(self, away: bool) -> None:
-        self._status.database_away = away
-        metrics.AWAY.set(away)
+    def _waits(self, why: str | None) -> None:
+        self._status.waits = why
+        metrics.AWAY.set(why == DatabaseAway.waits)
 
     async def _idle(self, seconds: float) -> None:
         """Waits, staying a member of the group. What comes is dropped: the partitions are paused, or opened anew."""

@@ -25,7 +25,12 @@ class PoisonBatch(Exception):
 
 
 class DatabaseAway(Exception):
-    """The database did not answer, or not in time, after several attempts; nothing is known to be stored."""
+    """The database did not answer, or not in time, after several attempts; nothing is known to be stored.
+
+    ``waits``: the same for people. Those of its kind that wait for something else say for what.
+    """
+
+    waits = "the database is away"
 
 
 def fingerprint(record: Record) -> int:

@@ -29,7 +29,7 @@ from consumers.events import BadEvent, bad, check_time, decode
 from consumers.fold import fold, to_us
 from consumers.formats import cloudevents
 from consumers.formats.canonical import Limits, cut
-from consumers.formats.items import Item
+from consumers.formats.items import UNPLACED, Item
 from consumers.formats.making import Origin
 from consumers.formats.sniff import sniff
 from consumers.formats.vendors import TRANSLATE
@@ -53,6 +53,14 @@ MOST_PROBLEMS: Final = 20
 
 class NotAcknowledged(DatabaseAway):
     """The events of a batch are not all stored yet: it is taken again."""
+
+    waits = "the events topic is away"
+
+
+class NotSettled(DatabaseAway):
+    """The same, of events whose account had to be looked up: which of the two is away is not told."""
+
+    waits = "the events topic or the database is away"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +100,9 @@ def translated(record: Record, topic: Topic, sources: Sources, now: datetime, li
     if format_ is None:
         remedy = "name the format of the topic in sources.yaml, or send one of those it lists"
         raise bad("", "is in no format that is known", remedy, "malformed")
-    origin = Origin(id=f"{record.topic}/{record.partition}/{record.offset}", at=arrival(record, now))
+    # A topic that is made anew uses its offsets again.
+    place = f"{record.topic}/{record.partition}/{record.offset}@{max(record.timestamp_ms, 0)}"
+    origin = Origin(id=place, at=arrival(record, now))
     return TRANSLATE[format_](document, call="", source=source, now=now, limits=limits, origin=origin).items
 
 
@@ -216,11 +226,17 @@ class Relay:
 
     @staticmethod
     def _judge(reading: _Reading, taken: Sequence[Taken]) -> None:
+        unsettled = False
         for index, each in enumerate(taken):
             if each.status == "unacknowledged":
-                raise NotAcknowledged("not all events were acknowledged in time")
+                item = reading.items[index]
+                if item.binding is None and all(event.account_id != UNPLACED for event in item.events):
+                    raise NotAcknowledged("not all events were acknowledged in time")
+                unsettled = True
             if each.error is not None:
                 reading.refuse(each.error, index if len(taken) > 1 else None)
+        if unsettled:
+            raise NotSettled("not all users' events and accounts are stored")
 
 
 async def run_relay(

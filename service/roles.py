@@ -188,10 +188,16 @@ def _sources(settings: Settings) -> Sources | None:
     from health.yamlfile import FileError
 
     try:
-        return load(settings.rules_dir / FILE_NAME)
+        sources = load(settings.rules_dir / FILE_NAME)
     except FileError as error:
         log.error("a file is wrong", problems=str(error))  # noqa: TRY400 - the words say it all
         return None
+    if own := [each.topic for each in sources.topics if each.topic in settings.events_topics]:
+        # What was relayed out of it would be relayed again, for ever.
+        remedy = "take it out of `topics` in sources.yaml: the consumers read it"
+        log.error("an events topic is to be relayed into itself", topics=own, remedy=remedy)
+        return None
+    return sources
 
 
 async def _relay(settings: Settings, stop: asyncio.Event) -> int:

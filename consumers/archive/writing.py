@@ -81,6 +81,14 @@ def archive_group(group: str) -> str:
 class Undecided(DatabaseAway):
     """The consumers have not judged an event yet, and their verdict depends on when they do."""
 
+    waits = "the consumers have not read as far yet"
+
+
+class FilesNotStored(DatabaseAway):
+    """The archive's store took not all of the files: none counts."""
+
+    waits = "the archive's store is away"
+
 
 class ArchiveOffsets(Offsets):
     """The archive's rows of ``stream_offsets``, and from where to where each partition is archived. A log that began
@@ -176,7 +184,7 @@ class Archivist:
         try:
             files = await self._put(frame, now)
         except StoreAway as error:
-            raise DatabaseAway(f"the archive's store: {error}") from error
+            raise FilesNotStored(f"the archive's store: {error}") from error
         try:
             await self._commit(steps, files, now)
         except TRANSIENT as error:

@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumers.broker import BrokerUnavailable, Producer
+from consumers.broker import BrokerUnavailable, Producer, Record
 from consumers.events import Event, Login, decode, encode
+from consumers.formats.canonical import Limits
 from consumers.intake import Intake
 from consumers.loop import Status
-from consumers.relay import Options, relay_group, run_relay
+from consumers.relay import Options, relay_group, run_relay, translated
 from consumers.sources import Sources, Topic
 from consumers.store import Store
 from consumers.tables import dead_letters, stream_offsets, waiting_events
@@ -170,8 +171,9 @@ async def test_a_broker_that_is_away_loses_nothing(
     status = Status()
     async with relaying(engine, landing, chosen, status) as task:
         async with asyncio.timeout(PATIENCE):
-            while not status.database_away:  # noqa: ASYNC110 - another task sets it
+            while status.waits is None:  # noqa: ASYNC110 - another task sets it
                 await asyncio.sleep(0.05)
+        assert "the events topic is away" in status.problems()
         landing.away = False
         await relayed(engine, chosen, 20, task)
     assert set(landing.ids) == {f"s{number}" for number in range(20)}
@@ -201,6 +203,18 @@ async def test_a_crash_before_the_offsets_move_repeats_the_same_ids(
     assert len(set(landing.ids)) == 10
     assert before <= set(landing.ids), "the same ids again, which dedup knows"
     assert len(landing.events) == 10 + len(before)
+
+
+def test_a_topic_made_anew_repeats_no_ids() -> None:
+    chosen = Topic(topic="t", source="s", format="segment")
+
+    def id_of(timestamp_ms: int) -> str | None:
+        record = Record("t", 3, 17, timestamp_ms, None, track(1, messageId=None), ())
+        [item] = translated(record, chosen, Sources(), AT + timedelta(days=9), Limits())
+        return item.event_id
+
+    assert id_of(1_777_626_000_000) == id_of(1_777_626_000_000)
+    assert id_of(1_777_626_000_000) != id_of(1_777_626_000_001)
 
 
 async def test_the_arrival_is_that_of_the_record(

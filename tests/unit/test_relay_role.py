@@ -18,6 +18,14 @@ def test_it_is_started_only_when_topics_are_listed() -> None:
     assert "relay=http://" in chosen[0].environment["KIZASHI_METRICS_PEERS"]
 
 
+async def test_an_events_topic_is_not_relayed_into_itself(tmp_path: Path) -> None:
+    (tmp_path / "sources.yaml").write_text("topics: [{topic: a, source: s}, {topic: own, source: s}]")
+    settings = Settings(rules_dir=tmp_path, events_topics=["own"])
+    assert await _relay(settings, asyncio.Event()) == EX_CONFIG
+    assert _sources(settings) is None
+    assert _sources(Settings(rules_dir=tmp_path, events_topics=["other"])) is not None
+
+
 @pytest.mark.parametrize("text", ["topics: []", "topics: [{topic: a}]", None])
 async def test_alone_it_ends_in_words_without_topics(tmp_path: Path, text: str | None) -> None:
     if text is not None:
