@@ -22,6 +22,7 @@ from service import auth
 from service.app import create_app
 from service.clock import utc_now
 from service.deps import Deps
+from service.secrets import pseudonyms_of
 from service.settings import Settings
 
 PATIENCE = 45.0
@@ -131,7 +132,7 @@ async def road(engine: AsyncEngine, broker: EmbeddedBroker, topic: str, **settin
         key, _ = await auth.create(conn, name="shop", scopes=["ingest"], expires_at=None, now=utc_now())
     options = Options(
         bootstrap=broker.bootstrap, topics=[topic], group=f"g-{topic}", session_timeout_ms=2_000,
-        broker_incarnation=broker.incarnation,
+        broker_incarnation=broker.incarnation, pseudonyms=pseudonyms_of(made),
     )  # fmt: skip
     stop = asyncio.Event()
     consumer = asyncio.create_task(run_consumer(engine, options, stop, utc_now, None))
