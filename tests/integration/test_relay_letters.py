@@ -52,7 +52,8 @@ async def test_a_foreign_record_is_translated_once_more(
     good = await letter_of(engine, "segment.events", msgspec.json.encode(call), "bad_value")
     assert (await service.post(f"/api/v1/dead-letters/{good}/retry")).status_code == 200
     [event] = [msgspec.json.decode(value) for _, value in producer.sent]
-    assert (event["event_id"], event["source"]) == ("segment.events/3/7", "web")
+    place = f"segment.events/3/7@{int((NOW - DAY).timestamp() * 1000)}"
+    assert (event["event_id"], event["source"]) == (place, "web"), "as the relay names it"
     assert event["timestamp"] == "2026-04-30T12:00:00Z", "that of the record"
 
 
