@@ -66,7 +66,7 @@ def main() -> None:
                 continue
             if done == WARM_UP:
                 meter.seen()
-            apply(session, json.loads(message.value()), message.timestamp()[1])
+            apply(session, json.loads(message.value() or b""), message.timestamp()[1])
             consumer.commit(message=message, asynchronous=False)
             done += 1
             if done > WARM_UP:

@@ -62,7 +62,7 @@ async def test_an_account_is_erased_amid_evaluation_and_delivery(engine: AsyncEn
     await world.until(15)  # nobody has signed in for 14 days: both have an alert, and messages that wait
     async with engine.connect() as conn:
         waiting = select(func.count()).select_from(deliveries).where(deliveries.c.status == "pending")
-        assert await conn.scalar(waiting.where(deliveries.c.account_id == ACCOUNT)) > 0
+        assert (await conn.execute(waiting.where(deliveries.c.account_id == ACCOUNT))).scalar_one() > 0
 
     stop, gate = asyncio.Event(), Gate("slack")
     second = World(engine)

@@ -150,7 +150,13 @@ def test_two_ids_have_two_pseudonyms(one: str, other: str) -> None:
 
 def test_a_user_under_a_pseudonym_has_no_personal_traits() -> None:
     made = Pseudonyms(b"k" * 16)
-    traits = {"First Name": "Jo", "e-mail": "x", "plan": "pro", "note": f"write to {NAME}", "seats": 3}
+    traits: dict[str, str | int | float | bool | None] = {
+        "First Name": "Jo",
+        "e-mail": "x",
+        "plan": "pro",
+        "note": f"write to {NAME}",
+        "seats": 3,
+    }
     identify = made.event(Identify(traits=traits, **COMMON))
     assert isinstance(identify, Identify)
     assert (identify.user_id, identify.traits) == (made.of("u-1"), {"plan": "pro", "seats": 3})
