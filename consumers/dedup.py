@@ -87,6 +87,11 @@ class DayHashes:
     def __len__(self) -> int:
         return sum(map(len, self._runs))
 
+    @property
+    def highest(self) -> int:
+        """-1 when there is none."""
+        return max((int(run[-1]) for run in self._runs), default=-1)
+
     def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Which of ``hashes`` were added before."""
         found = np.zeros(len(hashes), dtype=bool)

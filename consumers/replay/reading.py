@@ -21,7 +21,7 @@ from consumers.broker_reading import LogReader
 from consumers.erasure import tombstones
 from consumers.erasure.tombstones import Tombstones
 from consumers.events import BadEvent
-from consumers.fold import Arrival
+from consumers.fold import Arrival, to_us
 from consumers.offsets import VOLATILE
 from consumers.pseudonyms import Pseudonyms
 from consumers.replay.shadow import Rebuilder
@@ -29,7 +29,7 @@ from consumers.store import raw_connection
 
 BATCH: Final = 20_000
 WINDOW_DAYS: Final = 45
-"""Days kept in mind while the archive is read: what Kafka brings behind it may repeat them."""
+"""Kept in mind while the archive is read, of what happened or arrived since: Kafka may repeat it behind it."""
 
 POSITIONS: Final = """
 SELECT topic, partition, next_offset, epoch, cluster_id, topic_id FROM stream_offsets
@@ -199,7 +199,8 @@ class Feed:
 
     async def archived(self, archive: Archive, files: Sequence[ArchiveFile], on_rows: Callable[[int], None]) -> None:
         """Raises StoreAway, ArchiveChanged."""
-        keep_from = self._clock().astimezone(UTC).date() - timedelta(days=WINDOW_DAYS)
+        lately = self._clock().astimezone(UTC) - timedelta(days=WINDOW_DAYS)
+        keep_from, arrived_before = lately.date(), to_us(lately)
         done = 0
         for file in files:
             frame = await read(archive, file)
@@ -210,7 +211,7 @@ class Feed:
                 await self._rebuilder.add(await asyncio.to_thread(self._of_rows, part))
             done += file.rows
             on_rows(done)
-            self._rebuilder.seen.forget(min(file.slot.first_day - timedelta(days=31), keep_from))
+            self._rebuilder.seen.forget(min(file.slot.first_day - timedelta(days=31), keep_from), arrived_before)
 
     def _of_rows(self, part: Any) -> list[tuple[Partition, Arrival]]:
         found: list[tuple[Partition, Arrival]] = []

@@ -22,6 +22,8 @@ PREFIX: Final = "kizashi_replay_"
 LONG_SECONDS: Final = 3600.0
 LEFT_OVER: Final = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'kizashi\\_replay\\_%' ORDER BY 1"
 _INSERT: Final = "INSERT INTO "
+_Key = tuple[str, int, int, str | None]
+"""Topic, partition, event day, import."""
 _DAY_SECONDS: Final = 86_400
 
 
@@ -74,19 +76,31 @@ async def _drop(connection: Any, schema: str) -> None:
 
 class Seen:
     """Which events came before, told as the consumers tell it, yet without a window: by hashes per partition and event
-    day, 8 bytes an event; those of an import by the numbers of their rows."""
+    day, 8 bytes an event; those of an import by the numbers of their rows, which rise within a partition."""
 
     def __init__(self) -> None:
-        self._days: dict[tuple[str, int, int, str | None], DayHashes] = {}
+        self._days: dict[_Key, DayHashes] = {}
+        self._newest: dict[_Key, int] = {}  # arrival, epoch µs
+        self._marks: dict[tuple[str, int, str], int] = {}  # the highest row of an import, of the days forgotten
+        self._forgotten = -(2**31)  # days before this one
 
     def fresh(self, batch: Sequence[tuple[Partition, Arrival]]) -> list[Arrival]:
         """What is new, and remembers it; of several of one name the first."""
-        keys: defaultdict[tuple[str, int, int, str | None], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for index, ((topic, partition), (event, _)) in enumerate(batch):
+        keys: defaultdict[_Key, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for index, ((topic, partition), (event, arrived)) in enumerate(batch):
             day = int(event.timestamp.timestamp() // _DAY_SECONDS)
-            hashes, places = keys[topic, partition, day, event.import_id]
+            if (
+                event.import_id is not None
+                and event.import_row is not None
+                and day < self._forgotten
+                and event.import_row <= self._marks.get((topic, partition, event.import_id), -1)
+            ):
+                continue
+            key = topic, partition, day, event.import_id
+            hashes, places = keys[key]
             hashes.append(event_hash(event) if event.import_row is None else event.import_row)
             places.append(index)
+            self._newest[key] = max(self._newest.get(key, arrived), arrived)
         fresh: list[int] = []
         for key, (hashes, places) in keys.items():
             unique, first = np.unique(np.array(hashes, dtype=np.uint64), return_index=True)
@@ -97,11 +111,18 @@ class Seen:
                 fresh += [places[place] for place in first[new].tolist()]
         return [batch[index][1] for index in sorted(fresh)]
 
-    def forget(self, before: date) -> None:
-        """Days before this one, of which nothing more will come."""
-        limit = int(datetime(before.year, before.month, before.day, tzinfo=UTC).timestamp() // _DAY_SECONDS)
-        for key in [key for key in self._days if key[2] < limit]:
-            del self._days[key]
+    def forget(self, before: date, arrived_before_us: int) -> None:
+        """Days before this one of which nothing more will come, but for repetitions: those of an import are told by
+        the highest of its rows, others repeat only what arrived lately, and such days are kept."""
+        self._forgotten = int(datetime(before.year, before.month, before.day, tzinfo=UTC).timestamp() // _DAY_SECONDS)
+        for key in [key for key in self._days if key[2] < self._forgotten]:
+            topic, partition, _, import_id = key
+            if import_id is None and self._newest[key] >= arrived_before_us:
+                continue
+            if import_id is not None:
+                mark = topic, partition, import_id
+                self._marks[mark] = max(self._marks.get(mark, -1), self._days[key].highest)
+            del self._days[key], self._newest[key]
 
 
 @dataclass(kw_only=True)

@@ -166,6 +166,22 @@ async def test_what_was_sent_in_any_order_is_rebuilt_equal(events: list[Event], 
     assert await road.scalar(text("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'kizashi_replay%'")) == 0
 
 
+async def test_what_is_sent_again_behind_the_archive_counts_once(road: Road) -> None:
+    """Its days lie far behind what a replay keeps in mind."""
+    old = utc_now() - timedelta(days=400)
+    history = [
+        Login(event_id=f"h{n}", account_id=f"acme-{n % 3}", timestamp=old + timedelta(days=3 * n), user_id="u",
+              import_id="history", import_row=n)
+        for n in range(60)
+    ]  # fmt: skip
+    late = [Login(event_id="late", account_id="acme-1", timestamp=old, user_id="u")]
+    await road.take([*late, *history[:50]])
+    await road.take([*late, *history], archiving=False)
+    report = await road.replay(source="archive")
+    assert report.comparison.shown == ()
+    assert (report.tally.events, report.tally.duplicates) == (61, 51)
+
+
 @pytest.mark.parametrize("source", BOTH)
 async def test_a_planted_difference_is_found_and_mended(road: Road, source: Source) -> None:
     at = utc_now() - timedelta(days=40)
