@@ -30,13 +30,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts import erasure as alerts_erasure
-from consumers.archive.files import Archive
+from consumers.archive.files import REPLAY_LOCK, Archive
 from consumers.erasure import archive as archive_erasure
 from consumers.erasure import facts, letters, tombstones
 from consumers.erasure.facts import Counts
 from consumers.erasure.subjects import Subject
 from consumers.pseudonyms import Pseudonyms
-from consumers.replay.run import REPLAY_LOCK
 from consumers.replay.shadow import drop_left_over
 from consumers.store import raw_connection
 from consumers.tables import tombstone_salt

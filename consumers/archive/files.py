@@ -25,6 +25,14 @@ from consumers.store import raw_connection
 SCHEMES: Final = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
 ASK_SECONDS: Final = 30.0
 ALL_SECONDS: Final = 90.0
+REPLAY_LOCK: Final = 7_450_991_014
+"""An advisory lock that a replay holds: it may read old files for hours."""
+
+REPLAYING: Final = """
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND (classid::bigint << 32) | objid::bigint = $1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 
 FILES: Final = """
 SELECT path, kind, first_day, last_day, rows, bytes, first_account, last_account, created_at FROM archive_files

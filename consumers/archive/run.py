@@ -13,7 +13,7 @@ from typing import Any, Final
 from consumers import metrics
 from consumers.applier import AtOnce, Limits, Polled
 from consumers.archive.compaction import compact
-from consumers.archive.files import Archive, ArchiveError
+from consumers.archive.files import REPLAY_LOCK, REPLAYING, Archive, ArchiveError
 from consumers.archive.writing import ArchiveOffsets, Archivist, archive_group
 from consumers.broker import SESSION_TIMEOUT_MS, Consumer, Partition, Record
 from consumers.events import MAX_EVENT_BYTES
@@ -29,7 +29,8 @@ POLL_RECORDS: Final = 5_000
 RECORD_BYTES: Final = 200  # what a record takes in memory beside its value
 UPKEEP_SECONDS: Final = 60.0
 GRACE: Final = timedelta(hours=1)
-"""Readers of a file that was joined into another may go on for so long; a flush may take so long."""
+"""Readers of a file that was joined into another may go on for so long, a replay to its end; a flush may take so
+long."""
 STUCK_SECONDS: Final = 120.0
 UPKEEP_LOCK: Final = 7_450_991_013
 TOTALS: Final = """
@@ -162,12 +163,15 @@ async def upkeep(archive: Archive, now: datetime) -> None:
     async with raw_connection(archive.engine) as connection:
         # Of the session, not of a transaction: that would stand idle while files are joined.
         if await connection.fetchval("SELECT pg_try_advisory_lock($1)", UPKEEP_LOCK):
-            joined = await compact(archive, now)
-            purged = await archive.purge(now - GRACE)
-            swept = await archive.sweep(now - GRACE)
+            try:
+                joined = await compact(archive, now)
+                replaying = await connection.fetchval(REPLAYING, REPLAY_LOCK)
+                purged = 0 if replaying else await archive.purge(now - GRACE)
+                swept = await archive.sweep(now - GRACE)
+            finally:
+                await connection.execute("SELECT pg_advisory_unlock($1)", UPKEEP_LOCK)
             if joined or purged or swept:
                 logger.info("archive: %d files joined, %d old ones deleted, %d left-overs swept", joined, purged, swept)
-            await connection.execute("SELECT pg_advisory_unlock($1)", UPKEEP_LOCK)
         totals = await connection.fetchrow(TOTALS)
     metrics.ARCHIVE_FILES.set(totals["files"])
     metrics.ARCHIVE_EVENTS.set(totals["rows"])

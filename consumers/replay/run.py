@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.applier import Limits
-from consumers.archive.files import Archive
+from consumers.archive.files import REPLAY_LOCK, Archive
 from consumers.broker import Partition
 from consumers.broker_reading import LogReader, log_reader
 from consumers.pseudonyms import Pseudonyms
@@ -39,7 +39,6 @@ from consumers.replay.swapping import LOCK, Swapped, swap, unproven
 from consumers.store import raw_connection
 
 Source = Literal["archive", "kafka"]
-REPLAY_LOCK: Final = 7_450_991_014
 NEAR: Final = 5_000  # records: so few are read while the consumers are held up
 ROUNDS: Final = 20
 PATIENCE_SECONDS: Final = 120.0

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumers.applier import Limits
 from consumers.archive.compaction import compact, plan
-from consumers.archive.files import Archive, StoreAway, open_archive
+from consumers.archive.files import REPLAY_LOCK, Archive, StoreAway, open_archive
 from consumers.archive.layout import Row, Slot, frame_of_rows, split
 from consumers.archive.reading import scan
 from consumers.archive.rewriting import rewrite
@@ -30,6 +30,7 @@ from consumers.events import Event, Login, Usage, decode, encode
 from consumers.loop import Status
 from consumers.offsets import Log
 from consumers.records import DatabaseAway, LostPartition, Position
+from consumers.store import raw_connection
 from consumers.tables import archive_files, archive_partitions, dead_letters, stream_offsets
 from embedded.broker import EmbeddedBroker
 from health.tables import accounts
@@ -321,6 +322,11 @@ async def test_small_files_are_joined_and_nothing_is_lost_to_an_erasure_beside(a
     await upkeep(archive, later)
     assert [file.slot.folder for file in await archive.files()] == ["2026-06"]
     assert (await archive.files())[0].rows == len(found) + 7
+    async with raw_connection(archive.engine) as replaying:
+        await replaying.execute("SELECT pg_advisory_lock($1)", REPLAY_LOCK)
+        await upkeep(archive, later + timedelta(hours=2))
+        assert len(await archive.stored()) > 1, "a replay may read for longer than other readers"
+        await replaying.execute("SELECT pg_advisory_unlock($1)", REPLAY_LOCK)
     await upkeep(archive, later + timedelta(hours=2))
     assert len(await archive.stored()) == 1, "those that were joined are deleted when nobody can be reading them"
     assert ids(await held(archive)) == ids(found) + Counter(f"e{n}" for n in range(180, 187))
