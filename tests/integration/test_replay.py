@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.applier import Limits
 from consumers.archive.files import Archive, open_archive
+from consumers.archive.reading import scan
 from consumers.archive.run import Options as ArchiveOptions
 from consumers.archive.run import run_archive
 from consumers.broker import Producer
@@ -33,7 +34,10 @@ from consumers.store import raw_connection
 from consumers.tables import archive_partitions, dead_letters, stream_offsets
 from embedded.broker import EmbeddedBroker
 from health.tables import accounts, touched
+from service import erasures
 from service.clock import utc_now
+from service.erasures import Eraser
+from tests import canary
 from tests.commands import kizashi
 from tests.conftest import AnyBroker
 from tests.event_strategies import busy_events
@@ -43,6 +47,8 @@ from tests.world import World
 YEARS = timedelta(days=3_000)
 """The workload's events lie safely in the past, whatever the clock says."""
 BOTH: tuple[Source, ...] = ("kafka", "archive")
+SHARED = {"sources", "source_hours"}
+"""What all accounts share: there, an erased account's events have stayed."""
 READ = """
 SELECT bool_and(coalesce(o.next_offset >= u.until, false))
 FROM unnest(CAST(:ps AS int[]), CAST(:ends AS bigint[])) AS u(p, until)
@@ -360,6 +366,40 @@ async def test_an_erasure_that_comes_between_ends_the_replay(road: Road) -> None
     with pytest.raises(Overtaken):
         await replay(noticing, Wishes())
     assert await road.scalar(text("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'kizashi_replay%'")) == 0
+
+
+@pytest.mark.parametrize("source", BOTH)
+async def test_who_was_erased_does_not_come_back(road: Road, source: Source) -> None:
+    """Kafka still holds every event of theirs, and the archive never had some of them."""
+    account, user, at = "canary-account-7f3a", "canary-user-91c2", utc_now() - timedelta(days=2)
+    lot: list[Event] = []
+    for n in range(24):
+        who = {"account_id": account if n % 2 else "acme", "user_id": user if n % 3 else "other"}
+        lot.append(Login(event_id=f"e{n}", timestamp=at + timedelta(minutes=n), **who))
+    lot.append(Group(event_id="g", account_id="acme", timestamp=at, traits={"champion": user}))
+    await road.take(lot[:12])
+    await road.take(lot[12:], archiving=False)
+    work = Eraser(engine=road.engine, pseudonyms=None, archive=road.archive, clock=utc_now, settle_seconds=0)
+    for subject in (work.named(account, None), work.named(None, user)):
+        async with road.engine.begin() as conn:
+            asked = await erasures.request(conn, subject, by="key:tests", now=utc_now())
+        await work.run(asked.erasure_id)
+    assert await canary.places(road.engine, account, user) == set()
+    await road.run("UPDATE accounts SET logins = 77")
+
+    report = await road.replay(source=source, swap=True)
+    assert {table for table, _ in unlike(report)} == {"accounts", *SHARED}, "these count events of whomever"
+    assert report.swapped is not None
+    assert report.swapped.accounts == ("acme",)
+    assert await canary.places(road.engine, account, user) == set()
+    assert await road.scalar(select(accounts.c.logins)) == 12
+    await road.take([Login(event_id="new", account_id=account, timestamp=utc_now(), user_id="new")])
+    again = await road.replay(source=source)
+    assert set(again.comparison.rows) <= SHARED
+    held = [row async for row in scan(road.archive)]
+    assert {row.account_id for row in held} == {"acme", account}
+    assert [row.event_id for row in held if row.account_id == account] == ["new"]
+    assert not [row for row in held if user in str(row)]
 
 
 async def test_one_at_a_time_and_what_a_killed_run_left_is_dropped(road: Road) -> None:
