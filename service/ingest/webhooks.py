@@ -73,15 +73,17 @@ class Book:
         self._path = path
         self._environment = os.environ if environment is None else environment
         self._monotonic = monotonic
+        self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._seen: tuple[int, int] | None = (-1, -1)
         self._hooks: Webhooks | None = None
 
     async def hook(self, name: str) -> Hook:
         """Raises Problem: 404 for an unknown name, 503 while no good file has been read."""
-        if self._monotonic() - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = self._monotonic()
-            await asyncio.to_thread(self._look)
+        async with self._looking:  # the calls that come first wait for the first look
+            if self._monotonic() - self._looked_at >= LOOK_SECONDS:
+                self._looked_at = self._monotonic()
+                await asyncio.to_thread(self._look)
         if self._hooks is None:
             raise unavailable(f"{WEBHOOKS_FILE} has faults; our log names them")
         found = self._hooks.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -218,6 +219,12 @@ async def test_names(bench: Bench) -> None:
     assert (await bench.call("unset", b"{}", {"Stripe-Signature": "t=1,v1=2"})).status_code == 503
     assert (await bench.call("stripe", b"", {}, "HEAD")).status_code == 200
     assert (await bench.call("nobody", b"", {}, "HEAD")).status_code == 404
+
+
+async def test_calls_that_come_together_first_are_all_taken(bench: Bench) -> None:
+    told = [calls.stripe("invoice.paid", calls.invoice(id=f"in_{n}"), id=f"evt_{n}") for n in range(5)]
+    answers = await asyncio.gather(*map(bench.stripe, told))
+    assert [answer.status_code for answer in answers] == [200] * 5
 
 
 async def test_a_file_that_changes_and_one_that_is_wrong(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
