@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from consumers.backfill.values import Unfit, as_day, as_number, as_text
 from consumers.events import AccountTraits, BadEvent, bad, start_instant
+from consumers.kinds import MAX_NUMBER
 
 Object = Mapping[str, Any]
 EMPTY: Final[Object] = {}
@@ -24,6 +26,7 @@ LONGEST_ID: Final = 200
 DEEPEST_TRAIT: Final = 4
 LONGEST_TRAIT: Final = 2000
 LONGEST_NAME: Final = 100
+MOST_TRAITS: Final = 100
 
 _SEPARATORS: Final = re.compile(r"[\W_]+")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -59,6 +62,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """A vendor's trait, in lower case and without separators: the attribute it is here. `employees` is none of them: people
 of a company are not seats."""
+_OURS: Final = frozenset(ATTRIBUTES.values())
 
 
 @lru_cache(4096)
@@ -99,8 +103,13 @@ def short_id(text: str) -> str:
 
 def feature(name: str) -> str:
     """A vendor's name of an event as ours may be: without control characters, and cut where it is too long."""
-    text = " ".join(_CONTROLS.sub(" ", name).split()) if _CONTROLS.search(name) else name
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+    return _tidy(name, LONGEST_NAME)
+
+
+def _tidy(text: str, longest: int) -> str:
+    if _CONTROLS.search(text):
+        text = " ".join(_CONTROLS.sub(" ", text).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def content_id(item: bytes) -> str:
@@ -160,33 +169,39 @@ def account_traits(traits: Object, ours: Mapping[str, str]) -> dict[str, Any]:
             found[f"sent_{attribute}"] = value
         else:
             found[attribute] = fitting
-    return found
+    if len(found) > MOST_TRAITS:
+        found = dict(sorted(found.items(), key=lambda item: item[0] not in _OURS))  # else in their order
+    return dict(islice(found.items(), MOST_TRAITS))
 
 
 def user_traits(traits: Object) -> dict[str, Any]:
     """The traits of a user: scalars, objects laid flat."""
-    return dict(flat(traits))
+    return dict(islice(dict(flat(traits)).items(), MOST_TRAITS))
 
 
 def flat(traits: Object, prefix: str = "", depth: int = DEEPEST_TRAIT) -> Iterator[tuple[str, Any]]:
-    """Scalars under their names; within objects `address.city`; lists, and what lies deeper, as JSON."""
+    """Scalars under their names; within objects `address.city`; lists, and what lies deeper, as JSON. What ours may not
+    be is made so that it may: one line of a user's biography must not cost the whole call, and the binding with it."""
     for name, value in traits.items():
         if isinstance(value, dict) and depth > 1:
             yield from flat(value, f"{prefix}{name}.", depth - 1)
-        elif isinstance(value, (dict, list)):
-            yield f"{prefix}{name}", _json(value, f"{prefix}{name}")
-        else:
-            yield f"{prefix}{name}", value
+        elif key := feature(f"{prefix}{name}"):
+            yield key, _scalar(value, key)
+
+
+def _scalar(value: object, name: str) -> object:
+    if isinstance(value, (dict, list)):
+        return _tidy(_json(value, name), LONGEST_TRAIT)
+    if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+        return str(value)
+    return _tidy(value, LONGEST_TRAIT) if isinstance(value, str) else value
 
 
 def _json(value: object, name: str) -> str:
     try:
-        text = msgspec.json.encode(value, order="sorted").decode()
+        return msgspec.json.encode(value, order="sorted").decode()
     except RecursionError:
         raise bad(f"traits.{name}", "is nested too deeply", "flatten the trait", "too_deep") from None
-    if len(text) > LONGEST_TRAIT:
-        raise bad(f"traits.{name}", f"is longer than {LONGEST_TRAIT} characters as JSON", "send less of it")
-    return text
 
 
 def _fitting(attribute: str, value: object) -> Any:

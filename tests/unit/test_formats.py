@@ -526,7 +526,7 @@ def test_nesting_ends_in_an_answer(depth: int) -> None:
     for document in (segment("group", groupId="a", traits=deep), segment("identify", traits=deep)):
         item = one("segment", document)
         assert item.error is None or item.error.reason in {"too_deep", "too_large", "bad_value"}
-        assert (item.error is None) == (depth == 50)
+        assert (item.error is None) == (depth <= 400)
 
 
 @given(ours=our_events)
@@ -570,3 +570,23 @@ def test_names_that_ours_may_not_have_lose_no_event() -> None:
     as_it_is = event("segment", segment(event="請求書　発行"))
     assert isinstance(as_it_is, Usage)
     assert as_it_is.feature == "請求書　発行"
+
+
+def test_traits_that_ours_may_not_be_cost_neither_the_call_nor_the_binding() -> None:
+    odd = {
+        "bio": "one\ntwo\u0000", "story": "x" * 3_000, "list": ["y" * 3_000], "k" * 150: 1, "": 2, "big": 10**20,
+        "name": "Acme\nInc", **{f"more{number}": number for number in range(150)}, "plan": "pro",
+    }  # fmt: skip
+    item = one("segment", segment("group", groupId="acme", traits=odd))
+    assert item.error is None
+    assert item.binding is not None
+    [group] = item.events
+    assert isinstance(group, Group)
+    assert group.traits["bio"] == "one two"
+    assert [len(str(group.traits[name])) for name in ("story", "list")] == [2_000, 2_000]
+    assert (group.traits["big"], group.traits["name"], group.traits["plan"]) == (str(10**20), "Acme Inc", "pro")
+    assert len(group.traits) == 100
+    who = one("segment", segment("identify", traits=odd))
+    assert who.error is None
+    assert isinstance(who.events[0], Identify)
+    assert who.events[0].traits["bio"] == "one two"
