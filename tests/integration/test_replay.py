@@ -374,8 +374,9 @@ async def test_who_was_erased_does_not_come_back(road: Road, source: Source) -> 
     account, user, at = "canary-account-7f3a", "canary-user-91c2", utc_now() - timedelta(days=2)
     lot: list[Event] = []
     for n in range(24):
-        who = {"account_id": account if n % 2 else "acme", "user_id": user if n % 3 else "other"}
-        lot.append(Login(event_id=f"e{n}", timestamp=at + timedelta(minutes=n), **who))
+        account_id, user_id = account if n % 2 else "acme", user if n % 3 else "other"
+        at_minute = at + timedelta(minutes=n)
+        lot.append(Login(event_id=f"e{n}", timestamp=at_minute, account_id=account_id, user_id=user_id))
     lot.append(Group(event_id="g", account_id="acme", timestamp=at, traits={"champion": user}))
     await road.take(lot[:12])
     await road.take(lot[12:], archiving=False)
