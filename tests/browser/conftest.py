@@ -78,9 +78,11 @@ def serving(server: PostgresServer, template: str, *, board_open: bool = True, e
     key, reader = transact(database, _keys)
     sample = Sample(now=NOW) if empty else transact(database, lambda conn: fill(conn, NOW))
     producer = FakeProducer()
-    with _uvicorn(database, board_open, producer) as url:
-        yield Site(url=url, database=database, sample=sample, key=key, reader=reader, producer=producer)
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        with _uvicorn(database, board_open, producer) as url:
+            yield Site(url=url, database=database, sample=sample, key=key, reader=reader, producer=producer)
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _keys(conn: AsyncConnection) -> tuple[str, str]:
@@ -98,7 +100,7 @@ def _uvicorn(database: str, board_open: bool, producer: FakeProducer) -> Iterato
 
     async def serve() -> None:
         deps = Deps(
-            settings=Settings.model_validate({"board_open": board_open}),
+            settings=Settings.model_validate({"board_open": board_open, "kafka_bootstrap": "127.0.0.1:1"}),
             clock=lambda: NOW,
             engine=make_engine(database, pool_size=4),
             producer=producer,
@@ -111,10 +113,12 @@ def _uvicorn(database: str, board_open: bool, producer: FakeProducer) -> Iterato
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     started.wait(30)
-    yield f"http://127.0.0.1:{port}"
-    servers[0].should_exit = True
-    thread.join(30)
-    listener.close()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        servers[0].should_exit = True
+        thread.join(30)
+        listener.close()
 
 
 @pytest.fixture(scope="session")
