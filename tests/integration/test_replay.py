@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ from service.clock import utc_now
 from service.erasures import Eraser
 from tests import canary
 from tests.commands import kizashi
-from tests.conftest import AnyBroker
+from tests.conftest import AnyBroker, in_thread
 from tests.event_strategies import busy_events
 from tests.integration.test_consumers_end_to_end import PATIENCE, consuming, options, produce, some_events
 from tests.world import World
@@ -355,12 +356,19 @@ async def test_an_erasure_that_comes_between_ends_the_replay(road: Road) -> None
         engine=road.engine, bootstrap=road.broker.bootstrap, topics=[road.topic], group=road.group, limits=Limits(),
         clock=utc_now,
     )  # fmt: skip
-    loop = asyncio.get_running_loop()
-    bumped: list[asyncio.Task[int]] = []
+    dsn = road.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def on_progress(_: object) -> None:
+    async def bump() -> None:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        await connection.execute("UPDATE stream_offsets SET epoch = epoch + 1")
+        await connection.close()
+
+    bumped: list[object] = []
+
+    def on_progress(progress: object) -> None:
         if not bumped:
-            bumped.append(loop.create_task(road.run("UPDATE stream_offsets SET epoch = epoch + 1")))
+            bumped.append(progress)
+            in_thread(lambda: asyncio.run(bump()))  # has happened when the replay goes on
 
     noticing = Surroundings(**{**vars(around), "on_progress": on_progress})
     with pytest.raises(Overtaken):
