@@ -19,7 +19,7 @@ from consumers.erasure.facts import Counts, remove
 from consumers.erasure.subjects import Mentions, Subject
 from consumers.tables import dead_letters, dedup_batches, user_accounts, waiting_events
 
-PAGE: Final = 500
+PAGE: Final = 100
 _LITTLE: Final = np.dtype("<u8")
 
 

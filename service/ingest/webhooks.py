@@ -93,7 +93,9 @@ class Book:
 
     def secrets(self, hook: Hook) -> list[bytes]:
         """Those of its variables that are set. Raises Problem when none is."""
-        found = [value.encode() for name in hook.secret_env if (value := self._environment.get(name, "").strip())]
+        values = [self._environment.get(name, "").strip() for name in hook.secret_env]
+        # A bare prefix, as a template leaves it, would be an empty key that everybody knows.
+        found = [value.encode() for value in values if value.removeprefix("whsec_")]
         if not found:
             log.error("a webhook has no secret", webhook=hook.name, variables=list(hook.secret_env))
             raise unavailable("this webhook's secret is not set here")

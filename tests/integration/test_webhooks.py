@@ -192,6 +192,13 @@ async def test_a_secret_is_changed_without_a_lost_call(bench: Bench, monkeypatch
     assert [(await bench.stripe(told, secret)).status_code for secret in (SECRET, "whsec_new")] == [401, 200]
 
 
+async def test_a_bare_prefix_is_no_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = calls.stripe("invoice.paid", calls.invoice())
+    monkeypatch.delenv("STRIPE_SECRET")
+    monkeypatch.setenv("STRIPE_SECRET_NEW", "whsec_")
+    assert (await bench.stripe(told, "whsec_")).status_code == 503
+
+
 async def test_a_broker_that_is_away_makes_the_tool_come_again(bench: Bench) -> None:
     bench.producer.away = True
     odd = [calls.hubspot(), calls.hubspot("mrr", "lots")]
