@@ -97,11 +97,13 @@ class Scope:
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """``files``: what is read of the archive. ``base``: from where on each partition is read from Kafka. ``missing``:
-    why that is not everything that the consumers ever applied; None: it is."""
+    why that is not everything that the consumers ever applied; None: it is. ``within``: the files hold nothing from
+    there on; until the consumers are as far, the files know more than the facts."""
 
     files: tuple[ArchiveFile, ...]
     base: Mapping[Partition, int]
     missing: str | None
+    within: Mapping[Partition, int]
 
 
 async def positions(connection: Any, group: str, topics: Sequence[str]) -> dict[Partition, Held]:
@@ -125,7 +127,7 @@ async def of_kafka(log: LogReader, held: Positions) -> Origin:
         if (at.cluster_id or "").startswith(VOLATILE) and at.epoch > 0
     ]
     base = {place: extents[place].start for place in held}
-    return Origin(files=(), base=base, missing=missing[0] if missing else None)
+    return Origin(files=(), base=base, missing=missing[0] if missing else None, within={})
 
 
 async def of_archive(archive: Archive, log: LogReader, held: Positions, scope: Scope) -> Origin:
@@ -133,9 +135,8 @@ async def of_archive(archive: Archive, log: LogReader, held: Positions, scope: S
     await _same_topics(log, held)
     topics = sorted({topic for topic, _ in held})
     # Read before the files: what comes between is read twice and counted once.
-    async with raw_connection(archive.engine) as connection:
-        rows = await connection.fetch(ARCHIVED, topics)
-    archived = {(row["topic"], row["partition"]): row for row in rows}
+    archived = await _archived(archive, topics)
+    rows = list(archived.values())
     for place, row in archived.items():
         at = held.get(place)
         if at is not None and (_differ(at.cluster_id, row["cluster_id"]) or _differ(at.topic_id, row["topic_id"])):
@@ -152,9 +153,15 @@ async def of_archive(archive: Archive, log: LogReader, held: Positions, scope: S
         elif known is None and start > 0:
             missing.append(f"{place[0]}[{place[1]}] is not archived, and the log begins at {start}")
     found = await files_of(archive, since=scope.since, until=scope.until)
+    within = {place: row["next_offset"] for place, row in (await _archived(archive, topics)).items() if place in held}
     accounts = scope.accounts
     wanted = tuple(file for file in found if accounts is None or may_hold(file, accounts))
-    return Origin(files=wanted, base=base, missing=missing[0] if missing else None)
+    return Origin(files=wanted, base=base, missing=missing[0] if missing else None, within=within)
+
+
+async def _archived(archive: Archive, topics: Sequence[str]) -> dict[Partition, Any]:
+    async with raw_connection(archive.engine) as connection:
+        return {(row["topic"], row["partition"]): row for row in await connection.fetch(ARCHIVED, topics)}
 
 
 def _differ(one: str | None, other: str | None) -> bool:

@@ -192,16 +192,17 @@ class _Run:
 
             await self._feed.archived(around.archive, origin.files, on_rows)
         self._feed.reached = dict(origin.base)
-        await self._consumers_have_passed(origin.base)
+        await self._consumers_have_passed(origin.within)
         for _ in range(ROUNDS):
             if await self._catch_up(await self._positions()) <= NEAR:
                 return
         raise ReplayRefused("events come faster than they are replayed: stop the consumers, or wait for a quieter hour")
 
-    async def _consumers_have_passed(self, base: Mapping[Partition, int]) -> None:
-        """What the archive has and the facts do not yet would be a difference that is none."""
+    async def _consumers_have_passed(self, within: Mapping[Partition, int]) -> None:
+        """What the files have and the facts do not yet would be a difference that is none, and after a swap the
+        consumers would add it once more."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(held.next_offset < base.get(place, 0) for place, held in (await self._positions()).items()):
+        while any(held.next_offset < within.get(place, 0) for place, held in (await self._positions()).items()):
             if time.monotonic() > deadline:
                 raise ReplayRefused("the consumers are behind the archive: start them, or wait until they are not")
             await asyncio.sleep(PAUSE_SECONDS)

@@ -23,7 +23,7 @@ from tests.conftest import AnyBroker
 from tests.integration.test_consumers_end_to_end import produce, some_events
 
 EVENTS = 3_000
-KILLS = 12
+KILLS = 6
 PATIENCE = 120.0
 
 

@@ -28,6 +28,8 @@ from consumers.archive.run import run_archive
 from consumers.broker import Producer
 from consumers.broker_reading import log_reader
 from consumers.events import Event, Group, Login, Ticket, encode
+from consumers.replay import reading
+from consumers.replay import run as running
 from consumers.replay.reading import Overtaken, ReplayRefused, Scope
 from consumers.replay.run import Report, Source, Surroundings, Wishes, replay
 from consumers.replay.swapping import Swapped
@@ -422,6 +424,23 @@ async def test_one_at_a_time_and_what_a_killed_run_left_is_dropped(road: Road) -
         await connection.execute("SELECT pg_advisory_unlock(7450991014)")
     assert (await road.replay()).comparison.equal
     assert await road.scalar(text("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'kizashi_replay%'")) == 0
+
+
+async def test_files_that_come_while_a_replay_looks_wait_for_the_consumers(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swapped in before the consumers are as far, they would be counted once more by them."""
+    await road.take(some_events(20, utc_now() - timedelta(hours=1)))
+    listed = reading.files_of
+
+    async def amid_a_flush(*args: Any, **scope: Any) -> Any:
+        await road.run("UPDATE archive_partitions SET next_offset = next_offset + 5")
+        return await listed(*args, **scope)
+
+    monkeypatch.setattr(reading, "files_of", amid_a_flush)
+    monkeypatch.setattr(running, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(ReplayRefused, match="behind the archive"):
+        await road.replay(source="archive", swap=True)
 
 
 async def test_a_swap_that_fails_changes_nothing(road: Road) -> None:
