@@ -22,14 +22,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumers.applier import Limits
 from consumers.archive.files import Archive, open_archive
+from consumers.archive.reading import files as files_of
 from consumers.archive.reading import scan
 from consumers.archive.run import Options as ArchiveOptions
 from consumers.archive.run import run_archive
 from consumers.broker import Producer
 from consumers.broker_reading import log_reader
 from consumers.events import Event, Group, Login, Ticket, encode
-from consumers.replay import reading
-from consumers.replay import run as running
 from consumers.replay.reading import Overtaken, ReplayRefused, Scope
 from consumers.replay.run import Report, Source, Surroundings, Wishes, replay
 from consumers.replay.swapping import Swapped
@@ -431,14 +430,13 @@ async def test_files_that_come_while_a_replay_looks_wait_for_the_consumers(
 ) -> None:
     """Swapped in before the consumers are as far, they would be counted once more by them."""
     await road.take(some_events(20, utc_now() - timedelta(hours=1)))
-    listed = reading.files_of
 
     async def amid_a_flush(*args: Any, **scope: Any) -> Any:
         await road.run("UPDATE archive_partitions SET next_offset = next_offset + 5")
-        return await listed(*args, **scope)
+        return await files_of(*args, **scope)
 
-    monkeypatch.setattr(reading, "files_of", amid_a_flush)
-    monkeypatch.setattr(running, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("consumers.replay.reading.files_of", amid_a_flush)
+    monkeypatch.setattr("consumers.replay.run.PATIENCE_SECONDS", 0.3)
     with pytest.raises(ReplayRefused, match="behind the archive"):
         await road.replay(source="archive", swap=True)
 
