@@ -71,9 +71,9 @@ class ActiveDays:
         account, day = np.nonzero(active)
         return cls(account=account, day=day, start=start)
 
-    def until(self, day: int) -> ActiveDays:
-        """As it was known at the end of ``day``."""
-        seen = self.day <= day
+    def until(self, day: Ints) -> ActiveDays:
+        """As it was known at the end of each account's ``day`` (A,)."""
+        seen = self.day <= day[self.account]
         return ActiveDays(account=self.account[seen], day=self.day[seen], start=self.start)
 
 
@@ -146,12 +146,12 @@ class Rhythm:
     parts: Mapping[str, Floats]
 
 
-def rhythm(active: ActiveDays, day: int, fleet: Fleet) -> Rhythm:
-    """The rhythm of each account at the end of ``day``, from what happened until then."""
+def rhythm(active: ActiveDays, day: Ints, fleet: Fleet) -> Rhythm:
+    """The rhythm of each account at the end of its ``day`` (A,), from what happened until then."""
     seen = active.until(day)
     spans = _Pauses.of(seen, fleet.clock)
     count = np.bincount(seen.account, minlength=len(seen))
-    recent = np.bincount(seen.account[seen.day > day - RECENT_DAYS], minlength=len(seen))
+    recent = np.bincount(seen.account[seen.day > day[seen.account] - RECENT_DAYS], minlength=len(seen))
     silence = _silence(seen, count, day, fleet.clock)
     usual = spans.usual(fleet.mean_pause)
     own, weight = spans.outlasting(silence)
@@ -178,14 +178,20 @@ def rhythm(active: ActiveDays, day: int, fleet: Fleet) -> Rhythm:
 
 
 def learn_fleet(
-    active: ActiveDays, day: int, *, horizon: int = 400, base_rate: float = DEFAULT_BASE_RATE, clock: Clock | None = None
+    active: ActiveDays,
+    day: int,
+    *,
+    horizon: int = 400,
+    base_rate: float = DEFAULT_BASE_RATE,
+    clock: Clock | None = None,
 ) -> Fleet:
     """The tails and the mean pause of all accounts up to ``day``, and the intercept for ``base_rate`` at that day.
 
     Where a bucket has few pauses the tail of all of them stands in, by as many as PRIOR_TAIL.
     """
     clock = clock or Clock.plain()
-    seen = active.until(day)
+    closing = np.full(len(active), day, dtype=np.int64)
+    seen = active.until(closing)
     spans = _Pauses.of(seen, clock)
     mean = float(spans.length.mean()) if len(spans.length) else DEFAULT_MEAN_PAUSE
     bucket = np.where(spans.number == 0, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, spans.usual_before(mean)))
@@ -193,7 +199,7 @@ def learn_fleet(
     everybody = _survival(spans.length, steps, None, 0.0) if len(spans.length) else np.exp(-steps / mean)
     tails = np.stack([_survival(spans.length[bucket == b], steps, everybody, PRIOR_TAIL) for b in range(BUCKETS)])
     draft = Fleet(tails=tails, mean_pause=mean, base_rate=base_rate, intercept=0.0, clock=clock)
-    return calibrated(draft, [rhythm(active, day, draft)])
+    return calibrated(draft, [rhythm(active, closing, draft)])
 
 
 def calibrated(fleet: Fleet, seen: list[Rhythm]) -> Fleet:
@@ -202,7 +208,8 @@ def calibrated(fleet: Fleet, seen: list[Rhythm]) -> Fleet:
     low, high = -30.0, 30.0
     while len(z) and high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-z - middle))) < fleet.base_rate else (low, middle)
+        too_low = np.mean(1 / (1 + np.exp(-z - middle))) < fleet.base_rate
+        low, high = (middle, high) if too_low else (low, middle)
     intercept = (low + high) / 2 if len(z) else float(np.log(fleet.base_rate / (1 - fleet.base_rate)))
     values: dict[str, Any] = {**vars(fleet), "intercept": intercept}
     return Fleet(**values)
@@ -234,14 +241,14 @@ class _Pauses:
 
     @property
     def weight(self) -> Floats:
-        weights: Floats = DECAY ** (self.total[self.account] - 1 - self.number)
-        return weights
+        return np.asarray(DECAY ** (self.total[self.account] - 1 - self.number), dtype=np.float64)
 
     def usual(self, mean: float) -> Floats:
         """The usual pause of each account. (A,)."""
         weight = np.bincount(self.account, weights=self.weight, minlength=len(self.total))
         length = np.bincount(self.account, weights=self.weight * self.length, minlength=len(self.total))
-        return (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        return usual
 
     def usual_before(self, mean: float) -> Floats:
         """The usual pause of each pause's account as it was before it. (P,)."""
@@ -250,7 +257,8 @@ class _Pauses:
         begin = np.flatnonzero(self.number == 0)
         length = (sums - np.repeat(sums[begin], self.total[self.total > 0])) * DECAY ** (self.number - 1.0)
         weight = (1 - DECAY ** self.number.astype(np.float64)) / (1 - DECAY)
-        return (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        return usual
 
     def outlasting(self, silence: Floats) -> tuple[Floats, Floats]:
         """(weight of the account's pauses that were longer than its ``silence``, weight of all of them). Both (A,)."""
@@ -259,13 +267,14 @@ class _Pauses:
         share = np.clip((high - silence[self.account]) / (high - low), 0, 1)
         weight = self.weight
         own = np.bincount(self.account, weights=weight * share, minlength=len(self.total))
-        return own, np.bincount(self.account, weights=weight, minlength=len(self.total))
+        everything = np.bincount(self.account, weights=weight, minlength=len(self.total))
+        return own.astype(np.float64), everything.astype(np.float64)
 
 
-def _silence(seen: ActiveDays, count: Ints, day: int, clock: Clock) -> Floats:
+def _silence(seen: ActiveDays, count: Ints, day: Ints, clock: Clock) -> Floats:
     last = np.where(count > 0, 0, seen.start)
     last[seen.account] = seen.day  # ascending: the last one stays
-    passed: Floats = np.maximum(clock.at(np.array(day)) - clock.at(last), 0.0)
+    passed: Floats = np.maximum(clock.at(day) - clock.at(last), 0.0)
     return passed
 
 
@@ -279,8 +288,7 @@ def _tail(tails: Floats, bucket: Ints, silence: Floats) -> Floats:
 
 def _survival(lengths: Floats, steps: Ints, everybody: Floats | None, prior: float) -> Floats:
     longer = len(lengths) - np.searchsorted(np.sort(lengths), steps, side="right")
-    if everybody is None:
-        shares: Floats = longer / len(lengths)
-        return shares
-    shares = (longer + prior * everybody) / (len(lengths) + prior)
+    shares: Floats = (
+        longer / len(lengths) if everybody is None else (longer + prior * everybody) / (len(lengths) + prior)
+    )
     return shares
