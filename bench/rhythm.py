@@ -1,5 +1,9 @@
 """How well the rhythm foresees who leaves, on a real history: ``python -m bench.rhythm DIR``.
 
+DIR holds ``accounts.csv`` and ``activity.csv.gz`` as `docs/examples/oulad-mapping.yaml` describes them (one course of
+the Open University Learning Analytics dataset). Weeks in time order; the first half of the accounts gives pauses, clock
+and base rate, the second half judges. Outcome of an account-week: the account cancels within 28 days, or was never seen
+again and did not complete. Beside it plain silence in days, and a logistic regression on the same signals that is
 fitted to the *outcomes* of the first half, which the rhythm is not.
 
 Two populations: every account that has not cancelled, and only those not lost yet (an account that never returns
