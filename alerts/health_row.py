@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.columns import Floats
+from health.arrays import Floats
 from health.instants import NEVER, from_us
 from health.scorecards import mrr_at_risk
 

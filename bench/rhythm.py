@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from health.columns import Bools, Floats, Ints
-from health.rhythm import ActiveDays, Clock, Fleet, Rhythm, calibrated, learn_fleet, population_clock, rhythm
+from health.arrays import Bools, Floats, Ints
+from health.rhythm import Clock, DaySets, Fleet, Rhythm, calibrated, learn_fleet, population_clock, rhythm
 
 HORIZON = 28
 FIRST_WEEK = 2
@@ -36,7 +36,7 @@ TOP_SHARE = 0.05
 class History:
     """A accounts; days count from the first of the history. ``cancelled`` NEVER: not."""
 
-    active: ActiveDays
+    active: DaySets
     cancelled: Ints
     completed: Bools
     weeks: Ints
@@ -74,7 +74,7 @@ def read(directory: Path) -> History:
     start, end = days("started_on"), int(days("ended_on").max())
     begin = int(np.median(start)) + 7 * FIRST_WEEK
     return History(
-        active=ActiveDays(account=pairs[:, 0], day=pairs[:, 1], start=start),
+        active=DaySets(account=pairs[:, 0], day=pairs[:, 1], start=start),
         cancelled=days("cancelled_on"),
         completed=np.array([a["final_result"] in COMPLETED for a in accounts]),
         weeks=np.arange(begin, end - HORIZON, 7),
@@ -87,7 +87,7 @@ def learn(history: History, half: Bools, *, lost_too: bool) -> Fleet:
     place = np.full(len(half), -1)
     place[chosen] = np.arange(len(chosen))
     mine = half[history.active.account]
-    active = ActiveDays(
+    active = DaySets(
         account=place[history.active.account[mine]], day=history.active.day[mine], start=history.active.start[chosen]
     )
     outcomes = [history.outcome(int(day), lost_too=lost_too) for day in history.weeks]

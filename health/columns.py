@@ -13,14 +13,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from health.arrays import Bools, Floats, Ints, Texts
 from health.instants import DAY, Instants, from_us
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Texts = npt.NDArray[np.object_]
+from health.rhythm import SHIPPED, Fleet
 
 NUMBER_ATTRIBUTES = ("mrr", "seats")
 TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency")
@@ -51,6 +47,17 @@ class Users(Rows):
     """Who was active when: ``active`` (R, D)."""
 
     active: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActiveDays(Rows):
+    """On which days (since 1970) anybody did anything, ascending per account, as far back as rhythms look."""
+
+    day: Ints
+
+    @classmethod
+    def none(cls) -> ActiveDays:
+        return cls(account=np.empty(0, dtype=np.int64), day=np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +122,8 @@ class Facts:
     known_from: Mapping[str, Instants]
     score_28d_ago: Floats
     announced: Mapping[str, Instants] = field(default_factory=dict)
+    active_days: ActiveDays = field(default_factory=ActiveDays.none)
+    fleet: Fleet = SHIPPED
 
     def __len__(self) -> int:
         return len(self.account_ids)

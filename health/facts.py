@@ -21,19 +21,8 @@ import numpy.typing as npt
 from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.columns import (
-    NUMBER_ATTRIBUTES,
-    TEXT_ATTRIBUTES,
-    Bools,
-    Facts,
-    Features,
-    Floats,
-    Ints,
-    Records,
-    Surveys,
-    Texts,
-    Users,
-)
+from health.arrays import Bools, Floats, Ints, Texts
+from health.columns import NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES, Facts, Features, Records, Surveys, Users
 from health.instants import DAY, NEVER, Instants, from_us, to_us
 
 DEFAULT_DAYS: Final = 92

@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.columns import Floats
+from health.arrays import Floats
 from health.gaps import TOLERANCE, Gap, GapState, Observed, observed_microseconds, observed_seconds
 from health.instants import HOUR, to_us
 from health.tables import gaps, source_hours, sources

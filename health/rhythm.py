@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from health.columns import Bools, Floats, Ints
+from health.arrays import Floats, Ints
 
 DECAY: Final = 0.97
 PRIOR_PAUSES: Final = 2.0
@@ -49,10 +49,12 @@ POINTS_AT_BASE: Final = 70.0
 DEFAULT_BASE_RATE: Final = 0.05
 """Of leaving within 28 days, until cancellations are recorded."""
 DEFAULT_MEAN_PAUSE: Final = 3.0
+HORIZON_DAYS: Final = 400
+"""Up to where tails are kept; a longer silence counts as one of so many days."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActiveDays:
+class DaySets:
     """The sets of active days: N rows of (account, day), ascending, each once; days count from any common origin.
 
     ``start`` (A,): the day on which each account began; silence counts from there when it was never active.
@@ -65,16 +67,10 @@ class ActiveDays:
     def __len__(self) -> int:
         return len(self.start)
 
-    @classmethod
-    def of_grid(cls, active: Bools, start: Ints) -> ActiveDays:
-        """From (A, D) marks; ``start`` and the days are columns."""
-        account, day = np.nonzero(active)
-        return cls(account=account, day=day, start=start)
-
-    def until(self, day: Ints) -> ActiveDays:
+    def until(self, day: Ints) -> DaySets:
         """As it was known at the end of each account's ``day`` (A,)."""
         seen = self.day <= day[self.account]
-        return ActiveDays(account=self.account[seen], day=self.day[seen], start=self.start)
+        return DaySets(account=self.account[seen], day=self.day[seen], start=self.start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +90,11 @@ class Clock:
         place = np.clip(day - self.first, 0, len(self.passed) - 1)
         moment: Floats = self.passed[place] + (day - self.first - place)
         return moment
+
+    def observed(self, first: int, share: Floats) -> Clock:
+        """The same clock, but a day from ``first`` on passes only as far as it was observed (0 to 1 each)."""
+        days = np.arange(first - 1, first + len(share))
+        return Clock(first=first, passed=self.at(days[:1]) + np.cumsum(np.diff(self.at(days)) * share))
 
 
 def population_clock(active_accounts: Ints, first: int) -> Clock:
@@ -146,7 +147,23 @@ class Rhythm:
     parts: Mapping[str, Floats]
 
 
-def rhythm(active: ActiveDays, day: Ints, fleet: Fleet) -> Rhythm:
+def _shipped() -> Fleet:
+    """Pauses that fall off evenly from DEFAULT_MEAN_PAUSE on, slower in the buckets of slower rhythms; an account of
+    that rhythm with ten active days of the last 28 stands at average odds."""
+    usual = np.array([1, *BUCKET_BORDERS, DEFAULT_MEAN_PAUSE])
+    tails = np.exp(-np.arange(HORIZON_DAYS + 1) / usual[:, None])
+    typical = AGE_WEIGHT * np.log1p(60) + RECENT_WEIGHT * np.log1p(10)
+    logit = np.log(DEFAULT_BASE_RATE / (1 - DEFAULT_BASE_RATE))
+    return Fleet(
+        tails=tails, mean_pause=DEFAULT_MEAN_PAUSE, base_rate=DEFAULT_BASE_RATE, intercept=float(logit - typical)
+    )
+
+
+SHIPPED: Final = _shipped()
+"""Until a fleet has been learnt."""
+
+
+def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
     """The rhythm of each account at the end of its ``day`` (A,), from what happened until then."""
     seen = active.until(day)
     spans = _Pauses.of(seen, fleet.clock)
@@ -178,10 +195,9 @@ def rhythm(active: ActiveDays, day: Ints, fleet: Fleet) -> Rhythm:
 
 
 def learn_fleet(
-    active: ActiveDays,
+    active: DaySets,
     day: int,
     *,
-    horizon: int = 400,
     base_rate: float = DEFAULT_BASE_RATE,
     clock: Clock | None = None,
 ) -> Fleet:
@@ -195,7 +211,7 @@ def learn_fleet(
     spans = _Pauses.of(seen, clock)
     mean = float(spans.length.mean()) if len(spans.length) else DEFAULT_MEAN_PAUSE
     bucket = np.where(spans.number == 0, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, spans.usual_before(mean)))
-    steps = np.arange(horizon + 1)
+    steps = np.arange(HORIZON_DAYS + 1)
     everybody = _survival(spans.length, steps, None, 0.0) if len(spans.length) else np.exp(-steps / mean)
     tails = np.stack([_survival(spans.length[bucket == b], steps, everybody, PRIOR_TAIL) for b in range(BUCKETS)])
     draft = Fleet(tails=tails, mean_pause=mean, base_rate=base_rate, intercept=0.0, clock=clock)
@@ -226,7 +242,7 @@ class _Pauses:
     total: Ints
 
     @classmethod
-    def of(cls, active: ActiveDays, clock: Clock) -> _Pauses:
+    def of(cls, active: DaySets, clock: Clock) -> _Pauses:
         same = active.account[1:] == active.account[:-1]
         account = active.account[1:][same]
         moments = clock.at(active.day)
@@ -271,7 +287,7 @@ class _Pauses:
         return own.astype(np.float64), everything.astype(np.float64)
 
 
-def _silence(seen: ActiveDays, count: Ints, day: Ints, clock: Clock) -> Floats:
+def _silence(seen: DaySets, count: Ints, day: Ints, clock: Clock) -> Floats:
     last = np.where(count > 0, 0, seen.start)
     last[seen.account] = seen.day  # ascending: the last one stays
     passed: Floats = np.maximum(clock.at(day) - clock.at(last), 0.0)

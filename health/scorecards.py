@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from health.arrays import Bools, Floats, Ints
 from health.catalogue import SIGNALS, SignalRef
-from health.columns import Bools, Facts, Floats, Ints
+from health.columns import Facts
 from health.scorecard_file import AtRisk, Bands, Cap, Card, Measure, load_card
 from health.signals.table import SignalTable
 from health.yamlfile import FileError, FileProblem

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from health.columns import Bools, Floats, Ints
+from health.arrays import Bools, Floats, Ints
 from health.instants import HOUR, to_us
 
 ENOUGH_EXPECTED = 30.0

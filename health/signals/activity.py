@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from health.columns import Facts, Floats
+from health.arrays import Floats
+from health.columns import Facts
 from health.instants import NEVER, Instants
 from health.signals.view import Definition, View, lively, running, window
 

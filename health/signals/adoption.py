@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.columns import Bools, Facts, Floats, Ints
+from health.arrays import Bools, Floats, Ints
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
 from health.signals.activity import origin

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from health.columns import Bools, Facts, Floats, Ints, Texts
+from health.arrays import Bools, Floats, Ints, Texts
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
 from health.signals.view import Definition, View, attribute_instants, count_in_state, state_at, status_instants

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.columns import Facts, Floats, Ints, Records
+from health.arrays import Floats, Ints
+from health.columns import Facts, Records
 from health.instants import DAY, NEVER, Instants
 from health.signals.view import Definition, View, count_in_state, state_at, status_instants
 

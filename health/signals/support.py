@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.columns import Bools, Facts, Floats, Ints
+from health.arrays import Bools, Floats, Ints
+from health.columns import Facts
 from health.instants import NEVER, Instants
 from health.signals.activity import origin, since_last
 from health.signals.view import Definition, View, count_in_state, status_instants

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from health.arrays import Bools
 from health.catalogue import SCORE_SIGNALS, SignalRef, check
-from health.columns import Bools, Facts
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import Instants, to_us
 from health.signals import activity, adoption, commercial, onboarding, support

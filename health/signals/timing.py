@@ -11,8 +11,9 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from health.arrays import Ints
 from health.catalogue import SCORE_SIGNALS, SignalRef, check
-from health.columns import Facts, Ints
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
 from health.signals.table import DEFINITIONS

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from health.columns import Bools, Facts, Floats, Ints, Records, Rows, Texts
+from health.arrays import Bools, Floats, Ints, Texts
+from health.columns import Facts, Records, Rows
 from health.gaps import Observed, observed_microseconds
 from health.instants import DAY, HOUR, NEVER, Instants
 

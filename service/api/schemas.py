@@ -68,9 +68,7 @@ def body_of(model: type[BaseModel], example: dict[str, Any], *, required: bool =
     }
 
 
-def openapi(
-    app: FastAPI, description: str, event_schema: dict[str, Any], more_paths: dict[str, Any]
-) -> dict[str, Any]:
+def openapi(app: FastAPI, description: str, event_schema: dict[str, Any], more_paths: dict[str, Any]) -> dict[str, Any]:
     """OpenAPI 3.1 of the whole API; `more_paths`: of what is answered outside of the app's routes."""
     document = get_openapi(
         title=app.title,

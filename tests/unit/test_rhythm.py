@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from health import rhythm as r
-from health.rhythm import ActiveDays, Clock, Fleet, population_clock, rhythm
+from health.rhythm import Clock, DaySets, Fleet, population_clock, rhythm
 
 LAST = 120
 DAY_SETS = st.lists(st.frozensets(st.integers(0, LAST), max_size=60), min_size=1, max_size=6)
@@ -22,9 +22,9 @@ def fleet(clock: Clock | None = None, seed: int = 1) -> Fleet:
     return Fleet(tails=falls, mean_pause=3.0, base_rate=0.05, intercept=-2.0, clock=clock or Clock.plain())
 
 
-def active_days(sets: list[frozenset[int]], start: int = 0) -> ActiveDays:
+def active_days(sets: list[frozenset[int]], start: int = 0) -> DaySets:
     pairs = [(account, day) for account, days in enumerate(sets) for day in sorted(days)]
-    return ActiveDays(
+    return DaySets(
         account=np.array([a for a, _ in pairs], dtype=np.int64),
         day=np.array([d for _, d in pairs], dtype=np.int64),
         start=np.full(len(sets), start, dtype=np.int64),
@@ -117,7 +117,7 @@ def test_the_fleet_is_calibrated_to_its_base_rate() -> None:
 
 
 def test_an_empty_fleet_speaks_from_what_is_shipped() -> None:
-    nobody = ActiveDays(account=np.empty(0, np.int64), day=np.empty(0, np.int64), start=np.empty(0, np.int64))
+    nobody = DaySets(account=np.empty(0, np.int64), day=np.empty(0, np.int64), start=np.empty(0, np.int64))
     learnt = r.learn_fleet(nobody, 0)
     found = rhythm(active_days([frozenset()]), np.array([30]), learnt)
     assert 0 < found.probability[0] < 1
