@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from alerts.doors import EVERYBODY
 from alerts.people import read_people
 from alerts.routing import Channels, Person
 from alerts.rules import RuleBook, RuleWatcher
+from health import fleet, scorecards
 from health import observed as observing
-from health import scorecards
 from health.catalogue import SIGNALS, SignalRef
 from health.gaps import Observed
+from health.rhythm import SHIPPED, Fleet
 from health.scorecards import Scorecards
 from health.tables import touched
 from health.yamlfile import FileError
@@ -48,6 +49,7 @@ class Context:
     channels: Channels
     observed: Observed
     public_url: str
+    fleet: Fleet = SHIPPED
 
     @cached_property
     def refs(self) -> frozenset[SignalRef]:
@@ -91,6 +93,8 @@ class ContextSource:
         self._version = ""
         self._activated_at: Mapping[str, datetime] = {}
         self._people: Mapping[str, Person] = {}
+        self._fleet = SHIPPED
+        self._fleet_day: date | None = None
         self._refreshed_at: datetime | None = None
         self._guarded_at: datetime | None = None
 
@@ -103,6 +107,9 @@ class ContextSource:
         await asyncio.to_thread(self._reload)
         async with self._engine.begin() as conn:
             self._people = await read_people(conn)
+            if self._fleet_day != now.date():
+                self._fleet = await fleet.current(conn, now)
+                self._fleet_day = now.date()
             version = f"{self._watcher.book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
@@ -135,6 +142,7 @@ class ContextSource:
             channels=channels,
             observed=await observing.read(conn, await self._progress(conn), now),
             public_url=self._public_url,
+            fleet=self._fleet,
         )
 
     def _reload(self) -> None:

@@ -118,7 +118,7 @@ async def _read(
 ) -> Batch:
     # The version first: facts that arrive while we read are then newer than what we say we have evaluated.
     rows = await _account_rows(conn, account_ids)
-    facts = await reading.read(conn, account_ids, now=now)
+    facts = await reading.read(conn, account_ids, now=now, fleet=context.fleet)
     table = signals.compute(facts, [now], context.refs, context.observed)
     scores = context.scorecards.score(table, facts, [row.band for row in rows])
     _fill_in(table, facts, scores)
@@ -198,7 +198,7 @@ async def _read_history(
         return Dated(facts=None, row_of={})
     places = sorted(needed)
     account_ids = [batch.facts.account_ids[place] for place in places]
-    facts = await reading.read(conn, account_ids, now=batch.now, history=True)
+    facts = await reading.read(conn, account_ids, now=batch.now, history=True, fleet=batch.context.fleet)
     return Dated(facts=facts, row_of={place: row for row, place in enumerate(places)})
 
 

@@ -209,6 +209,34 @@ _ALL = (
         absence=True,
         parameter="feature",
     ),
+    # Rhythm
+    _signal(
+        "silence_ratio",
+        "number",
+        "times",
+        "account_months fleets gaps",
+        "Days of silence per usual pause of this account; on days on which everybody is quiet little time passes",
+        "通常の利用間隔に対する現在の無利用期間の倍率。全体の利用が少ない日は短く数える",
+        absence=True,
+    ),
+    _signal(
+        "pause_tail",
+        "number",
+        "fraction",
+        "account_months fleets gaps",
+        "Share of the pauses of this account and of accounts of a similar rhythm that lasted longer than this silence",
+        "同社および似たリズムの顧客の利用間隔のうち、現在の無利用期間より長かったものの割合",
+        absence=True,
+    ),
+    _signal(
+        "churn_odds",
+        "number",
+        "times",
+        "account_months fleets gaps",
+        "Odds of leaving within 28 days against those of the average account, by rhythm alone",
+        "28日以内に解約するオッズの平均比(利用リズムのみによる)",
+        absence=True,
+    ),
     # Commercial
     _signal(
         "days_to_renewal",

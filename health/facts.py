@@ -22,11 +22,24 @@ from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.arrays import Bools, Floats, Ints, Texts
-from health.columns import NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES, Facts, Features, Records, Surveys, Users
+from health.columns import (
+    NUMBER_ATTRIBUTES,
+    TEXT_ATTRIBUTES,
+    ActiveDays,
+    Facts,
+    Features,
+    Records,
+    Surveys,
+    Users,
+)
 from health.instants import DAY, NEVER, Instants, from_us, to_us
+from health.rhythm import Fleet
 
 DEFAULT_DAYS: Final = 92
 """Length of the day arrays: the longest window of 56 days, and room to look back for when an episode began."""
+
+RHYTHM_DAYS: Final = 1100
+"""How far back days of activity are read for the rhythm: three years, after which a pause hardly weighs any more."""
 
 STATUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "ticket": ("open", "pending", "solved", "closed"),
@@ -85,6 +98,15 @@ SELECT {_PLACE},
 FROM {_WANTED}
 JOIN account_months m ON m.account_id = wanted.account_id AND m.month BETWEEN CAST(:first AS date) AND CAST(:today AS
 date) """)
+
+DAYS_OF_MONTHS: Final = text(f"""
+SELECT {_PLACE},
+  string_agg(date_send(m.month), '') AS month,
+  string_agg(int4send(m.active_days), '') AS active
+FROM {_WANTED}
+JOIN account_months m ON m.account_id = wanted.account_id AND m.month >= CAST(:first AS date)
+""")
+"""For ``months_as_days``: the days of activity of some accounts from a month on."""
 
 _USERS = text(f"""
 SELECT {_PLACE},
@@ -182,12 +204,14 @@ async def read(
     now: datetime,
     days: int = DEFAULT_DAYS,
     history: bool = False,
+    fleet: Fleet | None = None,
 ) -> Facts:
     """The facts of ``account_ids`` (distinct), in that order, as they stand in the database.
 
     An account without any row has no start, and its signals are unknown. With ``history`` the columns tell since when
     the present value of plan, MRR, … stands, so that signals at past instants are not computed from later values;
-    that reads every kept value of those accounts, so ask for it for a few. Raises ValueError for a naive ``now``.
+    that reads every kept value of those accounts, so ask for it for a few. Signals of rhythm need the ``fleet``, with
+    which the days of activity of RHYTHM_DAYS are read. Raises ValueError for a naive ``now``.
     """
     now_us = to_us(now)
     today_us = now_us - now_us % DAY
@@ -208,6 +232,11 @@ async def read(
     known = await _one(conn, _HISTORY, {**named, "now": now}) if history else None
     span = _Span(first_day=first_day, days=days)
     columns = _account_columns(accounts)
+    if fleet is not None:
+        rhythm_from = (today - timedelta(days=RHYTHM_DAYS)).replace(day=1)
+        row = await _one(conn, DAYS_OF_MONTHS, {"ids": ids, "first": rhythm_from})
+        account, day = months_as_days(row)
+        columns |= {"fleet": fleet, "active_days": ActiveDays(account=account, day=day)}
     return Facts(
         account_ids=tuple(ids),
         now_us=now_us,
@@ -342,6 +371,16 @@ def _day_columns(row: RowMapping, size: int, span: _Span) -> dict[str, Any]:
         "events": span.scatter(place, month, _day_arrays(row["events"]), size),
         "active": span.scatter(place, month, _bits(row["active"]), size),
     }
+
+
+def months_as_days(row: RowMapping) -> tuple[Ints, Ints]:
+    """(account, day since 1970) of the row of DAYS_OF_MONTHS, ascending: a row per account and active day."""
+    bits = _int32(row["active"]).astype(np.uint32)
+    month, place_in_month = np.nonzero((bits[:, None] >> np.arange(_MONTH_DAYS, dtype=np.uint32)) & 1)
+    first = _int32(row["month"]) + (_PG_EPOCH - date(1970, 1, 1)).days
+    account, day = _int32(row["place"])[month], first[month] + place_in_month
+    order = np.lexsort((day, account))
+    return account[order], day[order]
 
 
 def _users(row: RowMapping, span: _Span) -> Users:

@@ -342,6 +342,15 @@ score_history = Table(
     comment="The last score of each day, with the version of the scorecard that made it",
 )
 
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("day", Date, primary_key=True),  # the last UTC day that it knows
+    Column("payload", JSONB, nullable=False),  # health/fleet.py
+    Column("learnt_at", TZ, nullable=False),
+    comment="What all accounts say together: pauses, clock, base rate; fixed at the close of a day",
+)
+
 touched = Table(
     "touched",
     metadata,

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
-from health.columns import NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES, Facts, Features, Records, Surveys, Users
+from health.columns import NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES, ActiveDays, Facts, Features, Records, Surveys, Users
 from health.instants import DAY, NEVER, to_us
 
 
@@ -87,6 +87,10 @@ def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92) -> Fact
         renewal_at=_dates([a.renewal_on for a in accounts]),
         known_from={},
         score_28d_ago=_floats([a.score_28d_ago for a in accounts]),
+        active_days=ActiveDays(
+            account=_places([list(a.events) for a in accounts]),
+            day=np.array([now_us // DAY - ago for a in accounts for ago in sorted(a.events, reverse=True)], np.int64),
+        ),
     )
 
 

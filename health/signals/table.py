@@ -15,7 +15,7 @@ from health.catalogue import SCORE_SIGNALS, SignalRef, check
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import Instants, to_us
-from health.signals import activity, adoption, commercial, onboarding, support
+from health.signals import activity, adoption, commercial, onboarding, rhythm, support
 from health.signals.view import Definition, View
 
 DEFINITIONS: Mapping[str, Definition] = {
@@ -24,6 +24,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     **commercial.SIGNALS,
     **support.SIGNALS,
     **onboarding.SIGNALS,
+    **rhythm.SIGNALS,
 }
 """Every signal of the catalogue but those of the score."""
 
@@ -71,7 +72,7 @@ def compute(
             unseen = view.incomplete(definition.window_days)
             incomplete[str(ref)] = unseen
             values = np.where(unseen, np.nan, values)
-        elif definition.origins is not None and definition.observed:
+        elif signal.absence:
             incomplete[str(ref)] = np.full(view.t.shape, observed.through is None)
         columns[str(ref)] = values
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)

@@ -135,6 +135,8 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
     async with engine.connect() as conn:
         facts = await facts_door.read(conn, ["日本", "acme", "unheard-of", "only-listed"], now=NOW)
     row = compute(facts, [NOW], refs, OBSERVED).row(1)
+    rhythm = {name: row.pop(name) for name in ("silence_ratio", "pause_tail", "churn_odds")}
+    assert rhythm["silence_ratio"] > 10, "no day of activity was asked for"
     assert row == {
         "days_since_login": 14, "days_since_activity": 1, "logins_7d": 0, "logins_28d": 2, "events_28d": 15,
         "active_days_28d": 3, "usage_change_28d": None, "usage_change_7d_28d": 1.0 * (10 - 5 / 4) / (5 / 4),

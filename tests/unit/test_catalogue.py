@@ -24,7 +24,7 @@ def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
 def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
     definition = DEFINITIONS[name]
     looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
-    assert SIGNALS[name].absence == (looks_back or name == "feature_used")
+    assert SIGNALS[name].absence == (looks_back or name in {"feature_used", "silence_ratio", "pause_tail"})
 
 
 @pytest.mark.parametrize("name", sorted(SIGNALS))

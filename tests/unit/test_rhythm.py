@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from health import rhythm as r
 from health.rhythm import Clock, DaySets, Fleet, population_clock, rhythm
+from tests.rhythm_model import walk
 
 LAST = 120
 DAY_SETS = st.lists(st.frozensets(st.integers(0, LAST), max_size=60), min_size=1, max_size=6)
@@ -31,38 +31,14 @@ def active_days(sets: list[frozenset[int]], start: int = 0) -> DaySets:
     )
 
 
-def walked(days: frozenset[int], day: int, of: Fleet) -> tuple[float, float]:
-    """(tail, logarithm of the odds) by the update per active day, with the decayed counts kept as running state."""
-    bins, number, total, last, count = [0.0] * r.BINS, 0.0, 0.0, 0, 0
-    for d in sorted(x for x in days if x <= day):
-        if count:
-            pause = d - last
-            bins = [r.DECAY * h for h in bins]
-            bins[bisect_left(r.BIN_BORDERS.tolist(), pause) - 1] += 1
-            number, total = r.DECAY * number + 1, r.DECAY * total + pause
-        last, count = d, count + 1
-    silence = day - last
-    usual = (2 * of.mean_pause + total) / (2 + number)
-    bucket = r.NEWCOMERS if count < 2 else bisect_left(r.BUCKET_BORDERS.tolist(), usual)
-    borders = r.BIN_BORDERS.tolist()
-    own = sum(
-        h * min(1.0, max(0.0, (high - silence) / (high - low)))
-        for h, low, high in zip(bins, borders, borders[1:], strict=False)
-    )
-    tail = (8 * of.tails[bucket, silence] + own) / (8 + number)
-    recent = sum(1 for d in days if day - 28 < d <= day)
-    z = of.intercept + 0.48 * -math.log(max(tail, 0.01)) - 0.36 * math.log1p(count) - 0.67 * math.log1p(recent)
-    return float(tail), z
-
-
 @given(DAY_SETS, st.integers(0, LAST))
 def test_it_is_the_rule_as_written_whatever_the_order_of_arrival(sets: list[frozenset[int]], day: int) -> None:
     of = fleet()
     found = rhythm(active_days(sets), np.full(len(sets), day), of)
     for place, days in enumerate(sets):
-        tail, z = walked(days, day, of)
-        assert found.tail[place] == pytest.approx(tail)
-        assert found.probability[place] == pytest.approx(1 / (1 + math.exp(-z)))
+        expected = walk(days, day, of)
+        assert found.tail[place] == pytest.approx(expected.tail)
+        assert found.probability[place] == pytest.approx(1 / (1 + math.exp(-expected.log_odds)))
 
 
 @given(DAY_SETS, st.integers(0, LAST))

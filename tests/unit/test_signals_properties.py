@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
 from health.gaps import Gap, Observed
+from health.rhythm import SHIPPED
 from health.signals import compute, next_change, steps
 from tests.facts import Account, Record, facts
+from tests.rhythm_model import walk
 
 NOW = datetime(2025, 6, 15, 12, tzinfo=UTC)
 REFS = tuple(
@@ -25,6 +27,7 @@ REFS = tuple(
 )
 HOURS = st.integers(1, 24 * 60)
 DAY = timedelta(days=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def ago(hours: float) -> datetime:
@@ -164,6 +167,23 @@ def in_state(account: Account, records: Sequence[Record], at: datetime, *wanted:
     return sum(status in wanted for status in statuses)
 
 
+def by_rhythm(account: Account, name: str, at: datetime, observed: Observed) -> float:
+    today, now = (midnight(at) - EPOCH) // DAY, (midnight(NOW) - EPOCH) // DAY
+    days = {now - ago_ for ago_ in account.events}
+    unsure = today in days and midnight(at) < at < NOW
+    if account.start is None or unsure or (name == "churn_odds" and touched(account, at, 28, observed)):
+        return math.nan
+    counted = today if today in days and at != midnight(at) else today - 1
+    first = min(days, default=counted) - 1000
+
+    def moment(day: int) -> float:
+        end = EPOCH + timedelta(days=day + 1)
+        return day - unobserved(EPOCH + timedelta(days=first), end, observed) / DAY
+
+    walked = walk(days, counted, SHIPPED, start=(account.start - EPOCH) // DAY, moment=moment)
+    return {"silence_ratio": walked.silence_ratio, "pause_tail": walked.tail, "churn_odds": walked.ratio(SHIPPED)}[name]
+
+
 def reference(account: Account, name: str, at: datetime, observed: Observed) -> float:  # noqa: C901, PLR0912 - a list
     first, last = account.features.get("export", (None, None))
     nps = [score for when, score in sorted(account.surveys, key=lambda s: s[0]) if score is not None and when <= at]
@@ -206,6 +226,8 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
         return in_state(account, account.payments, at, "failed", "overdue")
     if name == "milestones_done":
         return in_state(account, account.milestones, at, "reached")
+    if name in {"silence_ratio", "pause_tail", "churn_odds"}:
+        return by_rhythm(account, name, at, observed)
     if name == "nps_last":
         return nps[-1] if nps and account.start else math.nan
     if name == "days_to_renewal":
@@ -217,7 +239,7 @@ REFERENCED = (
     "days_since_login", "days_since_activity", "days_since_contact", "days_since_feature", "days_since_survey",
     "days_since_start", "logins_7d", "logins_28d", "events_28d", "active_days_28d", "usage_change_28d",
     "usage_change_7d_28d", "active_users_28d", "seat_utilisation", "feature_used", "open_tickets", "failed_payments",
-    "milestones_done", "nps_last", "days_to_renewal",
+    "milestones_done", "nps_last", "days_to_renewal", "silence_ratio", "pause_tail", "churn_odds",
 )  # fmt: skip
 
 
