@@ -1,8 +1,8 @@
 """The facts of a batch of accounts as columns: what signals are computed from. Pure; ``health/facts.py`` reads them.
 
 A accounts, D days (the last is today), rows of a kind sorted by account. Instants are µs (``health/instants.py``).
-Days are UTC days for every account; an account's own time zone would shift ``first_day_us`` per account and nothing
-else.
+Day arrays are UTC days for every account: what is counted per day is kept per UTC day. What is kept as instants and
+dates goes by the account's own days (``health/days.py``).
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from health.arrays import Bools, Floats, Ints, Texts
+from health.days import Places
 from health.instants import DAY, Instants, from_us
 from health.rhythm import SHIPPED, Fleet
 
 NUMBER_ATTRIBUTES = ("mrr", "seats")
-TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency")
+HISTORY_NUMBERS = ("mrr", "seats")
+TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency", "timezone", "country")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,30 @@ class Features(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureDays(Rows):
+    """Which feature was used when: ``active`` (R, D)."""
+
+    name: Texts
+    active: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class History(Rows):
+    """Every value of the numeric attributes in HISTORY_NUMBERS, in time order per account; NaN for none."""
+
+    attribute: Texts
+    at: Instants
+    value: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sessions(Rows):
+    """When each session was first attended."""
+
+    at: Instants
+
+
+@dataclass(frozen=True, kw_only=True)
 class Records(Rows):
     """Tickets, payments, milestones or goals.
 
@@ -83,15 +110,18 @@ class Records(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class Surveys(Rows):
-    """Answers in time order per account; ``nps`` is NaN for another survey."""
+    """Answers in time order per account; ``nps`` and ``csat`` are NaN for another survey."""
 
     at: Instants
     nps: Floats
+    csat: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """See the module. Tickets, payments, surveys are complete from ``first_day_us`` on, and in what is open or latest.
+    """See the module. What no signal in use needs was not read: it is empty, its day arrays are 0.
+
+    Tickets, payments, surveys, sessions are complete from ``first_day_us`` on, and in what is open or latest.
 
     ``known_from`` says per attribute since when its present value stands, where history was read; without it
     attributes count as having been so all along. ``announced`` says per attribute when a value that was announced
@@ -111,11 +141,14 @@ class Facts:
     active: Bools
     users: Users
     features: Features
+    feature_days: FeatureDays
     tickets: Records
     payments: Records
     milestones: Records
     goals: Records
     surveys: Surveys
+    sessions: Sessions
+    history: History
     numbers: Mapping[str, Floats]
     texts: Mapping[str, Texts]
     renewal_at: Instants
@@ -127,6 +160,11 @@ class Facts:
 
     def __len__(self) -> int:
         return len(self.account_ids)
+
+    @cached_property
+    def places(self) -> Places:
+        """Time zone and country of each account."""
+        return Places.of(self.texts["timezone"], self.texts["country"])
 
     @property
     def now(self) -> datetime:

@@ -5,6 +5,7 @@ reproduced with the fleet of its day.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
@@ -32,6 +33,10 @@ SAMPLE_ACCOUNTS: Final = 20_000
 LOOK_BACK_DAYS: Final = 1100
 CANCELLATION_DAYS: Final = 364
 PERIOD_DAYS: Final = 28
+FEATURE_DAYS: Final = 90
+FEATURE_SHARE: Final = 0.05
+"""Of the accounts active in FEATURE_DAYS: as many use what counts as a feature of the product."""
+MOST_FEATURES: Final = 200
 PRIOR_PERIODS: Final = 200.0
 """How many account-periods of 28 days the default base rate weighs."""
 DIGITS: Final = 5
@@ -49,6 +54,14 @@ _LEAVING = text("""
 SELECT count(DISTINCT e.account_id) FROM record_events e
 WHERE e.kind = 'subscription' AND e.data->>'change' IN ('ended', 'not_renewed')
     AND e.at BETWEEN CAST(:since AS timestamptz) AND CAST(:until AS timestamptz) AND e.account_id = ANY(:ids)
+""")
+
+_FEATURES = text("""
+WITH used AS (SELECT account_id, feature FROM features WHERE account_id = ANY(:ids) AND first_at < :until
+    AND last_at >= :since)
+SELECT feature FROM used GROUP BY feature
+HAVING count(*) >= :share * (SELECT count(DISTINCT account_id) FROM used)
+ORDER BY count(*) DESC, feature LIMIT :most
 """)
 
 
@@ -85,7 +98,10 @@ async def learn(conn: AsyncConnection, day: date) -> Fleet:
         _LEAVING,
         {"ids": ids, "since": _at(last + 1 - CANCELLATION_DAYS), "until": _at(last + 1)},
     )
-    return learn_fleet(days, last, base_rate=base_rate(int(leaving or 0), starts, last), clock=_clock(days, last))
+    learnt = learn_fleet(days, last, base_rate=base_rate(int(leaving or 0), starts, last), clock=_clock(days, last))
+    span = {"since": _at(last + 1 - FEATURE_DAYS), "until": _at(last + 1)}
+    used = await conn.scalars(_FEATURES, {"ids": ids, "share": FEATURE_SHARE, "most": MOST_FEATURES, **span})
+    return replace(learnt, features=tuple(sorted(used)))
 
 
 def base_rate(leaving: int, starts: Ints, last: int) -> float:
@@ -109,6 +125,7 @@ def as_json(fleet: Fleet) -> dict[str, Any]:
         "mean_pause": fleet.mean_pause,
         "base_rate": fleet.base_rate,
         "intercept": fleet.intercept,
+        "features": list(fleet.features),
         "clock": {"first": fleet.clock.first, "passed": np.round(fleet.clock.passed, DIGITS).tolist()},
     }
 
@@ -123,6 +140,7 @@ def of_json(payload: Mapping[str, Any]) -> Fleet:
         mean_pause=payload["mean_pause"],
         base_rate=payload["base_rate"],
         intercept=payload["intercept"],
+        features=tuple(payload.get("features", ())),
         clock=Clock(first=clock["first"], passed=np.array(clock["passed"], dtype=np.float64)),
     )
 

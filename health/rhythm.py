@@ -118,6 +118,7 @@ class Fleet:
 
     ``tails`` (BUCKETS, H): share of the pauses of that bucket that outlasted 0, 1, 2 … days. ``mean_pause`` in days,
     ``base_rate`` of leaving within 28 days, ``intercept`` the number that makes the mean probability equal to it.
+    ``features`` are those in use: what an account could have used, too.
     """
 
     tails: Floats
@@ -125,6 +126,7 @@ class Fleet:
     base_rate: float
     intercept: float
     clock: Clock = field(default_factory=Clock.plain)
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

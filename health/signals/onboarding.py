@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.arrays import Floats, Ints
+from health.arrays import Bools, Floats, Ints
 from health.columns import Facts, Records
+from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
 from health.signals.view import Definition, View, count_in_state, state_at, status_instants
+
+ONBOARDING_DAYS = 90
 
 
 def _days_since_start(view: View, _: str | None) -> Floats:
@@ -20,16 +23,31 @@ def _start(facts: Facts, _: str | None) -> Sequence[Instants]:
     return (facts.start,)
 
 
+def _onboarding_day(view: View, _: str | None) -> Floats:
+    start = view.facts.start
+    day = view.date - view.facts.places.dates(start)[:, None] + 1
+    return view.known(day, (start[:, None] <= view.t) & (day >= 1) & (day <= ONBOARDING_DAYS))
+
+
+def _start_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    return np.arange(len(facts)), facts.start
+
+
+def _onboarding(facts: Facts, _: Observed) -> Bools:
+    begun: Bools = (facts.start != NEVER) & (facts.start >= facts.now_us - (ONBOARDING_DAYS + 2) * DAY)
+    return begun
+
+
 def _milestones_done(view: View, _: str | None) -> Floats:
     return count_in_state(view, view.facts.milestones, ("reached",))
 
 
 def _overdue_milestones(view: View, _: str | None) -> Floats:
-    """Overdue from the day after the due date (UTC)."""
+    """Overdue from the day after the due date."""
     milestones = view.facts.milestones
     state = state_at(view, milestones, ("planned",))
     due = milestones.due_at[:, None]
-    late = state.inside & (due != NEVER) & (due < view.day_us[milestones.account])
+    late = state.inside & (due != NEVER) & (due // DAY < view.date[milestones.account])
     known = (view.count(milestones, state.unknown) == 0) & (_heard_of(view, milestones) > 0)
     return view.known(view.count(milestones, late), known)
 
@@ -47,11 +65,12 @@ def _milestone_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
     return status_instants(facts.milestones)
 
 
-def _due_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    account, at = status_instants(facts.milestones)
-    due = facts.milestones.due_at
-    overdue = np.where(due == NEVER, NEVER, due + DAY)
-    return np.concatenate([account, facts.milestones.account]), np.concatenate([at, overdue])
+def _something_due(facts: Facts, _: Observed) -> Bools:
+    milestones = facts.milestones
+    ahead = (milestones.due_at != NEVER) & (milestones.due_at >= facts.today_us - 2 * DAY)
+    found = np.zeros(len(facts), dtype=np.bool_)
+    found[milestones.account[ahead & (milestones.status == "planned")]] = True
+    return found
 
 
 def _goal_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
@@ -60,7 +79,10 @@ def _goal_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
 
 SIGNALS: Mapping[str, Definition] = {
     "days_since_start": Definition(values=_days_since_start, origins=_start, observed=False),
+    "onboarding_day": Definition(values=_onboarding_day, instants=_start_instants, borders=_onboarding, zoned=True),
     "milestones_done": Definition(values=_milestones_done, instants=_milestone_instants),
-    "onboarding_overdue_milestones": Definition(values=_overdue_milestones, instants=_due_instants),
+    "onboarding_overdue_milestones": Definition(
+        values=_overdue_milestones, instants=_milestone_instants, borders=_something_due, zoned=True
+    ),
     "goals_reached": Definition(values=_goals_reached, instants=_goal_instants),
 }

@@ -15,12 +15,13 @@ from health.catalogue import SCORE_SIGNALS, SignalRef, check
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import Instants, to_us
-from health.signals import activity, adoption, commercial, onboarding, rhythm, support
+from health.signals import activity, adoption, champion, commercial, onboarding, rhythm, support
 from health.signals.view import Definition, View
 
 DEFINITIONS: Mapping[str, Definition] = {
     **activity.SIGNALS,
     **adoption.SIGNALS,
+    **champion.SIGNALS,
     **commercial.SIGNALS,
     **support.SIGNALS,
     **onboarding.SIGNALS,
@@ -70,6 +71,8 @@ def compute(
         values = definition.values(view, ref.argument)
         if definition.window_days is not None:
             unseen = view.incomplete(definition.window_days)
+            for days, before in definition.earlier:
+                unseen = unseen | view.incomplete(days, before=before)
             incomplete[str(ref)] = unseen
             values = np.where(unseen, np.nan, values)
         elif signal.absence:

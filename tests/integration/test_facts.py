@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -10,15 +11,17 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from health import facts as facts_door
-from health.catalogue import SIGNALS, SignalRef
+from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
 from health.gaps import Observed
 from health.instants import NEVER, to_us
+from health.rhythm import SHIPPED
 from health.signals import compute
 from health.tables import (
     account_attributes,
     account_history,
     account_months,
     accounts,
+    feature_months,
     features,
     health,
     records,
@@ -28,6 +31,7 @@ from health.tables import (
 
 NOW = datetime(2025, 3, 2, 9, 30, tzinfo=UTC)
 OBSERVED = Observed(NOW)
+FLEET = replace(SHIPPED, features=("export", "import", "share"))
 
 
 def ago(days: float) -> datetime:
@@ -73,9 +77,11 @@ async def store(engine: AsyncEngine) -> None:
             {"account_id": "acme", "fields": {
                 "plan": register("pro", ago(80)), "mrr": register(1200.5, ago(80)), "seats": register(4, ago(80)),
                 "renewal_on": register("2025-04-01", ago(80)), "owner": register(None, ago(80)),
-                "name": register("Acme 株式会社", ago(80))}},
+                "name": register("Acme 株式会社", ago(80)), "timezone": register("Asia/Tokyo", ago(80)),
+                "country": register("JP", ago(80))}},
         )  # fmt: skip
-        history = [("plan", "basic", 80), ("plan", "basic", 70), ("plan", "pro", 40), ("plan", "pro", 10)]
+        history = [("mrr", 1000, 99), ("mrr", 1200.5, 80), ("seats", 5, 80), ("seats", 4, 20)]
+        history += [("plan", "basic", 80), ("plan", "basic", 70), ("plan", "pro", 40), ("plan", "pro", 10)]
         await conn.execute(
             account_history.insert(),
             [{"account_id": "acme", "attribute": name, "valid_from": ago(days), "event_key": f"test:{days}",
@@ -108,6 +114,17 @@ async def store(engine: AsyncEngine) -> None:
             {"account_id": "acme", "feature": "export", "first_at": ago(60), "last_at": ago(20), "quantity": 1000},
         )
         await conn.execute(
+            feature_months.insert(),
+            [
+                {"account_id": "acme", "month": date(2025, 2, 1), "feature": "export", "quantities": month_of({}),
+                 "active_days": mask(10)},
+                {"account_id": "acme", "month": date(2025, 3, 1), "feature": "odd", "quantities": month_of({}),
+                 "active_days": mask(1)},
+                {"account_id": "acme", "month": date(2024, 1, 1), "feature": "odd", "quantities": month_of({}),
+                 "active_days": mask(1, 31)},
+            ],
+        )  # fmt: skip
+        await conn.execute(
             records.insert(),
             [
                 record("acme", "ticket", "t1", {"open": ago(9), "pending": ago(8)}),
@@ -118,6 +135,8 @@ async def store(engine: AsyncEngine) -> None:
                 record("acme", "milestone", "live", {"planned": ago(50)}, due_on="2025-02-20"),
                 record("acme", "milestone", "kickoff", {"reached": ago(95)}),
                 record("acme", "goal", "g1", {"set": ago(50), "reached": ago(5)}),
+                record("acme", "session", "w1", {"held": ago(3)}),
+                record("acme", "session", "w2", {"held": ago(60)}),
                 record("acme", "survey", "s1", {"given": ago(200)}, survey="nps", score=3),
                 record("acme", "survey", "s2", {"given": ago(12)}, survey="csat", score=5),
             ],
@@ -133,19 +152,30 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
     await store(engine)
     refs = [SignalRef(name, "export" if signal.parameter else None) for name, signal in SIGNALS.items()]
     async with engine.connect() as conn:
-        facts = await facts_door.read(conn, ["日本", "acme", "unheard-of", "only-listed"], now=NOW)
+        facts = await facts_door.read(conn, ["日本", "acme", "unheard-of", "only-listed"], now=NOW, fleet=FLEET)
     row = compute(facts, [NOW], refs, OBSERVED).row(1)
-    rhythm = {name: row.pop(name) for name in ("silence_ratio", "pause_tail", "churn_odds")}
-    assert rhythm["silence_ratio"] > 10, "no day of activity was asked for"
+    rhythm = [row.pop(name) for name in ("silence_ratio", "pause_tail", "churn_odds")]
+    assert None not in rhythm
     assert row == {
-        "days_since_login": 14, "days_since_activity": 1, "logins_7d": 0, "logins_28d": 2, "events_28d": 15,
-        "active_days_28d": 3, "usage_change_28d": None, "usage_change_7d_28d": 1.0 * (10 - 5 / 4) / (5 / 4),
-        "active_users_28d": 2, "seat_utilisation": 0.5, "features_used_28d": 1, "feature_used['export']": 1,
-        "days_since_feature['export']": 20, "days_to_renewal": 30, "mrr": 1200.5, "seats": 4, "failed_payments": 1,
-        "failed_payments_30d": 1, "plan": "pro", "status": None, "segment": None, "touch_model": None, "owner": None,
-        "open_tickets": 2, "nps_last": 3, "days_since_survey": 12, "days_since_contact": 100, "days_since_start": 100,
-        "milestones_done": 1, "onboarding_overdue_milestones": 1, "goals_reached": 1, "score": None,
-        "score_change_28d": None, "band": None,
+        "days_since_login": 14, "days_since_activity": 1, "business_days_since_login": 9,
+        "business_days_since_activity": 0, "logins_7d": 0, "logins_14d": 0, "logins_28d": 2, "logins_90d": 2,
+        "events_7d": 10, "events_14d": 10, "events_28d": 15, "events_90d": 15, "active_days_7d": 2,
+        "active_days_14d": 2, "active_days_28d": 3, "active_days_90d": 3, "usage_change_28d": None,
+        "usage_change_7d_28d": 1.0 * (10 - 5 / 4) / (5 / 4), "usage_change_28d_year": None, "active_users_7d": 2,
+        "active_users_14d": 2, "active_users_28d": 2, "active_users_90d": 3, "weekly_active_share": 1,
+        "champion_silent_days": 0, "champion_gone": 0, "seat_utilisation": 0.5,
+        "seat_utilisation_change_28d": 2 / 4 - 0 / 5, "features_used_7d": 1, "features_used_14d": 1,
+        "features_used_28d": 2, "features_used_90d": 2, "feature_breadth_90d": 1 / 3, "features_never_used": 2,
+        "feature_used['export']": 1, "days_since_feature['export']": 20, "days_to_renewal": 30,
+        "business_days_to_renewal": 20, "mrr": 1200.5, "mrr_change_28d": 0.0, "mrr_change_90d": 0.2005, "seats": 4,
+        "failed_payments": 1, "failed_payments_30d": 1, "payment_days_overdue": 3, "plan": "pro", "status": None,
+        "segment": None, "touch_model": None, "country": "JP", "timezone": "Asia/Tokyo", "owner": None,
+        "open_tickets": 2, "tickets_opened_7d": 0, "tickets_opened_28d": 2, "ticket_spike": 0,
+        "hours_to_resolve_90d": 7 * 24, "nps_last": 3, "nps_detractor": 1, "csat_last": 5, "days_since_survey": 12,
+        "days_since_contact": 100, "business_days_since_contact": 66, "sessions_attended_28d": 1,
+        "sessions_attended_90d": 2, "days_since_start": 100, "onboarding_day": None, "milestones_done": 1,
+        "onboarding_overdue_milestones": 1, "goals_reached": 1,
+        **dict.fromkeys(SCORE_SIGNALS),
     }  # fmt: skip
     assert facts.texts["name"][1] == "Acme 株式会社"
     assert facts.score_28d_ago[1] == 62.5
@@ -161,7 +191,7 @@ async def test_history_tells_since_when_a_value_stands(engine: AsyncEngine) -> N
     async with engine.connect() as conn:
         facts = await facts_door.read(conn, ["acme"], now=NOW, history=True)
     assert facts.known_from["plan"][0] == to_us(ago(40))
-    assert facts.known_from["mrr"][0] == NEVER
+    assert facts.known_from["owner"][0] == NEVER
     plan = compute(facts, [ago(41), ago(40), NOW], [SignalRef("plan")], OBSERVED).columns["plan"][0]
     assert plan.tolist() == [None, "pro", "pro"]
 
@@ -171,8 +201,26 @@ async def test_nothing_stored_and_nothing_asked(engine: AsyncEngine) -> None:
         empty = await facts_door.read(conn, [], now=NOW)
         unknown = await facts_door.read(conn, ["x"], now=NOW)
     assert len(empty) == 0
-    assert unknown.events.shape == (1, facts_door.DEFAULT_DAYS)
+    assert unknown.events.shape == (1, 364 + 28 + facts_door.LOOK_BACK_DAYS)
     assert np.isnan(unknown.score_28d_ago[0])
+
+
+async def test_only_what_the_signals_need_is_read(engine: AsyncEngine) -> None:
+    await store(engine)
+    async with engine.connect() as conn:
+        whole = await facts_door.read(conn, ["acme"], now=NOW, fleet=FLEET)
+        for name, signal in SIGNALS.items():
+            ref = SignalRef(name, "export" if signal.parameter else None)
+            part = await facts_door.read(conn, ["acme"], now=NOW, fleet=FLEET, refs=[ref])
+            assert compute(part, [NOW], [ref], OBSERVED).row(0) == compute(whole, [NOW], [ref], OBSERVED).row(0)
+    part = await read_plain(engine, "days_since_login")
+    assert part.events.sum() == 0
+    assert not any(len(rows.account) for rows in (part.users, part.features, part.tickets, part.surveys))
+
+
+async def read_plain(engine: AsyncEngine, name: str) -> Any:
+    async with engine.connect() as conn:
+        return await facts_door.read(conn, ["acme"], now=NOW, refs=[SignalRef(name)])
 
 
 async def test_a_naive_now_is_refused(engine: AsyncEngine) -> None:

@@ -24,7 +24,16 @@ def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
 def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
     definition = DEFINITIONS[name]
     looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
-    assert SIGNALS[name].absence == (looks_back or name in {"feature_used", "silence_ratio", "pause_tail"})
+    others = {"feature_used", "features_never_used", "silence_ratio", "pause_tail"}
+    assert SIGNALS[name].absence == (looks_back or name in others or name.startswith("business_days_since"))
+
+
+@pytest.mark.parametrize("name", sorted(DEFINITIONS))
+def test_whose_days_it_counts_in_is_as_computed(name: str) -> None:
+    definition = DEFINITIONS[name]
+    by_exact_time = name.startswith("sessions")
+    border = "zone" if definition.zoned else "utc" if definition.borders is not None and not by_exact_time else ""
+    assert SIGNALS[name].day_border == border
 
 
 @pytest.mark.parametrize("name", sorted(SIGNALS))
