@@ -131,6 +131,7 @@ def worst_of(group: str, worst: Contribution, taken: int) -> Contribution:
 def overridden(override: Override, change: int) -> Contribution:
     """Signed: a person may know better in both directions. ``change`` in tenths."""
     until = override.expires_at.date().isoformat()
+    who = override.author.partition(":")[2] or override.author  # key:<name>, board:<name>
     score = f"{override.score:g}"
     return {
         "measure": OVERRIDE,
@@ -143,8 +144,8 @@ def overridden(override: Override, change: int) -> Contribution:
         "author": override.author,
         "expires_at": override.expires_at.isoformat(),
         "reason": {
-            "en": f"set to {score} by {override.author} until {until}: {override.reason}",
-            "ja": f"{override.author}が{until}まで{score}に設定:{override.reason}",
+            "en": f"set to {score} by {who} until {until}: {override.reason}",
+            "ja": f"{who}が{until}まで{score}に設定:{override.reason}",
         },
     }
 

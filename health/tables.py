@@ -342,6 +342,22 @@ score_history = Table(
     comment="The last score of each day, with the version of the scorecard that made it",
 )
 
+score_overrides = Table(
+    "score_overrides",
+    metadata,
+    Column("override_id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", ID, nullable=False),
+    Column("score", Numeric(4, 1), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at", TZ, nullable=False),
+    Column("expires_at", TZ, nullable=False),
+    Column("ended_at", TZ),  # when another took its place, it was taken back, or it was seen to have expired
+    Column("ended_by", Text),  # NULL: it expired
+    Index("uq_score_overrides_standing", "account_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+    comment="Scores that people set, with why and until when; at most one not ended per account",
+)
+
 fleets = Table(
     "fleets",
     metadata,

@@ -15,10 +15,36 @@ depends_on = None
 def upgrade() -> None:
     """One function a matter, called here in order."""
     _fleets()
+    _score_overrides()
 
 
 def downgrade() -> None:
+    op.drop_table("score_overrides")
     op.drop_table("fleets")
+
+
+def _score_overrides() -> None:
+    op.create_table(
+        "score_overrides",
+        sa.Column("override_id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("account_id", sa.Text(collation="C"), nullable=False),
+        sa.Column("score", sa.Numeric(4, 1), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("ended_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("override_id", name=op.f("pk_score_overrides")),
+        comment="Scores that people set, with why and until when; at most one not ended per account",
+    )
+    op.create_index(
+        "uq_score_overrides_standing",
+        "score_overrides",
+        ["account_id"],
+        unique=True,
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
 
 
 def _fleets() -> None:

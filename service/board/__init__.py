@@ -40,6 +40,7 @@ def router(deps: Deps) -> APIRouter:
     # Account ids are the customer's own and may contain slashes.
     add("/accounts/{account_id:path}", pages.account)
     add("/live/accounts/{account_id:path}", pages.account_live)
+    add("/accounts/{account_id:path}/override", actions.override, methods=["POST"])
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)
     add("/alerts/{episode_id}/{action}", actions.alert_action, methods=["POST"])

@@ -24,11 +24,14 @@ SPARK_DAYS = 28
 COURSE_DAYS = 90
 TIMELINE_LINES = 30
 SNOOZE_DAYS = 7
+OVERRIDE_DAYS = 30
 DONE = {
     "acknowledge": "Acknowledged. Reminders stop.",
     "snooze": "Snoozed. It comes back on the chosen day if it still holds.",
     "resolve": "Resolved. Thank you for the outcome.",
     "reopen": "Reopened.",
+    "override": "The score is set. The page follows in a moment.",
+    "override-ended": "Taken back: the measures decide again.",
 }
 
 
@@ -131,11 +134,26 @@ def _rules(visit: Visit, choices: Choices) -> list[Option]:
 
 async def account(visit: Visit) -> Response:
     """GET /accounts/{account_id}"""
+    return await show_account(visit)
+
+
+async def show_account(
+    visit: Visit, *, status: int = 200, problem: str | None = None, sent: Mapping[str, str] | None = None
+) -> Response:
+    """Also after a form that could not be carried out: with the ``problem``, and the form as it was ``sent``."""
     context = await _account_context(visit)
     done = visit.request.query_params.get("done")
-    live_url = _live_url(visit, fingerprint(visit, context))
+    today = visit.page.now.date()
     return visit.show(
-        "account.html", done=visit.words(DONE[done]) if done in DONE else None, live_url=live_url, **context
+        "account.html",
+        status=status,
+        done=visit.words(DONE[done]) if done in DONE else None,
+        problem=problem,
+        sent={name: (sent or {}).get(name, "") for name in ("score", "until", "reason")},
+        today=today.isoformat(),
+        in_a_month=(today + timedelta(days=OVERRIDE_DAYS)).isoformat(),
+        live_url=_live_url(visit, fingerprint(visit, context)),
+        **context,
     )
 
 
@@ -164,11 +182,11 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
     before = visit.request.query_params.get("before") or None
     deps, now, words = visit.board.deps, visit.page.now, visit.words
     if "\0" in account_id:
-        raise _no_account(visit)
+        raise no_account(visit)
     async with deps.reading() as conn:
         found = await queries.account(conn, account_id, now, stream=deps.stream)
         if found is None:
-            raise _no_account(visit)
+            raise no_account(visit)
         timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
         course = (await queries.activity(conn, [account_id], COURSE_DAYS, now))[account_id]
@@ -191,7 +209,7 @@ def _pressing(alert: AlertItem) -> tuple[int, datetime]:
     return list(formats.SEVERITIES).index(alert.severity) if alert.severity in formats.SEVERITIES else 9, alert.since
 
 
-def _no_account(visit: Visit) -> Refused:
+def no_account(visit: Visit) -> Refused:
     return Refused(
         404, visit.words("No such account"), visit.words("Nothing has been heard of it here. Check the address.")
     )
