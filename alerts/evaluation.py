@@ -117,7 +117,9 @@ async def _read(
 ) -> Batch:
     # The version first: facts that arrive while we read are then newer than what we say we have evaluated.
     rows = await _account_rows(conn, account_ids)
-    facts = await reading.read(conn, account_ids, now=now, refs=context.refs, fleet=context.fleet)
+    facts = await reading.read(
+        conn, account_ids, now=now, refs=context.refs, fleet=context.fleet, custom=context.rulebook.custom
+    )
     table = signals.compute(facts, [now], context.refs, context.observed)
     by_hand = await overrides.read(conn, account_ids, now)
     scores = context.scorecards.score(table, facts, [row.band for row in rows], by_hand)
@@ -203,7 +205,13 @@ async def _read_history(
     account_ids = [batch.facts.account_ids[place] for place in places]
     context = batch.context
     facts = await reading.read(
-        conn, account_ids, now=batch.now, refs=context.refs, history=True, fleet=context.fleet
+        conn,
+        account_ids,
+        now=batch.now,
+        refs=context.refs,
+        history=True,
+        fleet=context.fleet,
+        custom=context.rulebook.custom,
     )
     return Dated(facts=facts, row_of={place: row for row, place in enumerate(places)})
 

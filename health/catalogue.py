@@ -316,6 +316,16 @@ _ALL = (
         day_border="utc",
     ),
     _signal(
+        "usual_pause",
+        "number",
+        "days",
+        "account_months fleets gaps",
+        "Days between two days of activity as this account usually has them, with others of its kind while it is new",
+        "この顧客の通常の利用間隔(日数)。新しい顧客では似た顧客の値で補う",
+        absence=True,
+        day_border="utc",
+    ),
+    _signal(
         "pause_tail",
         "number",
         "fraction",
@@ -571,6 +581,24 @@ _ALL = (
         "goals",
         "Goals of the customer that are reached; unknown when none was ever set",
         "達成済みの顧客目標数。目標が設定されていなければ不明",
+    ),
+    _signal(
+        "goals_reached_share",
+        "number",
+        "fraction",
+        "goals",
+        "Share of the customer's goals that are reached, dropped ones left out; unknown when none stands",
+        "顧客目標のうち達成済みの割合(取り下げを除く)。目標がなければ不明",
+    ),
+    _signal(
+        "goals_on_track",
+        "number",
+        "fraction",
+        "goals",
+        "Share of the customer's goals that are reached or not past their due date, dropped ones left out; unknown "
+        "when none stands",
+        "顧客目標のうち達成済み、または期日前のものの割合(取り下げを除く)。目標がなければ不明",
+        day_border="zone",
     ),
     # Score, filled in after scoring
     _signal(

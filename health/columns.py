@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from health.arrays import Bools, Floats, Ints, Texts
+from health.custom import NONE, CustomSignal
 from health.days import Places
 from health.instants import DAY, Instants, from_us
 from health.rhythm import SHIPPED, Fleet
@@ -118,6 +119,16 @@ class Surveys(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chosen(Rows):
+    """The events that one signal of configuration is made from, in time order per account; what is kept per day, at
+    the day's beginning. ``number`` NaN and ``text`` None: the event does not say."""
+
+    at: Instants
+    number: Floats
+    text: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """See the module. What no signal in use needs was not read: it is empty, its day arrays are 0.
 
@@ -125,7 +136,8 @@ class Facts:
 
     ``known_from`` says per attribute since when its present value stands, where history was read; without it
     attributes count as having been so all along. ``announced`` says per attribute when a value that was announced
-    takes effect next (NEVER: none). ``start`` is started_at, else the first event, else when the account was first
+    takes effect next (NEVER: none). ``custom`` are the signals of configuration that were read for, ``chosen`` their
+    events. ``start`` is started_at, else the first event, else when the account was first
     seen here.
     """
 
@@ -157,6 +169,8 @@ class Facts:
     announced: Mapping[str, Instants] = field(default_factory=dict)
     active_days: ActiveDays = field(default_factory=ActiveDays.none)
     fleet: Fleet = SHIPPED
+    custom: Mapping[str, CustomSignal] = field(default_factory=lambda: NONE)
+    chosen: Mapping[str, Chosen] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.account_ids)
@@ -188,7 +202,7 @@ class Facts:
             if isinstance(value, Rows):
                 value = value.take(index)
             elif isinstance(value, dict):
-                value = {k: v[index] for k, v in value.items()}
+                value = {k: v.take(index) if isinstance(v, Rows) else v[index] for k, v in value.items()}
             elif isinstance(value, np.ndarray):
                 value = value[index]
             values[column.name] = value

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +24,13 @@ from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.arrays import Bools, Floats, Ints, Texts
-from health.catalogue import SIGNALS, Signal, SignalRef, check
+from health.catalogue import SIGNALS, Signal, SignalRef
 from health.columns import (
     HISTORY_NUMBERS,
     NUMBER_ATTRIBUTES,
     TEXT_ATTRIBUTES,
     ActiveDays,
+    Chosen,
     Facts,
     FeatureDays,
     Features,
@@ -38,9 +40,12 @@ from health.columns import (
     Surveys,
     Users,
 )
+from health.custom import NONE, CustomSignal
+from health.custom_facts import choose
 from health.instants import DAY, NEVER, Instants, from_us, to_us
 from health.rhythm import Fleet
-from health.signals.table import DEFINITIONS
+from health.signals.table import defined
+from health.signals.view import Definition
 
 Row = RowMapping | Mapping[str, Any]
 
@@ -48,6 +53,9 @@ LOOK_BACK_DAYS: Final = 36
 """Room in the day arrays before the longest window, to look back for when an episode began."""
 LEAST_DAYS: Final = 92
 """Of the day arrays, and of how far back surveys, tickets and payments are complete."""
+
+ALL_REFS: Final = frozenset(SignalRef(name, signal.parameter) for name, signal in SIGNALS.items())
+"""Every signal; what its argument is does not matter to what is read."""
 
 RHYTHM_DAYS: Final = 1100
 """How far back days of activity are read for the rhythm: three years, after which a pause hardly weighs any more."""
@@ -252,6 +260,7 @@ async def read(
     refs: Iterable[SignalRef] | None = None,
     history: bool = False,
     fleet: Fleet | None = None,
+    custom: Mapping[str, CustomSignal] = NONE,
 ) -> Facts:
     """The facts of ``account_ids`` (distinct), in that order, as they stand in the database.
 
@@ -259,9 +268,12 @@ async def read(
     without any row has no start, and its signals are unknown. With ``history`` the columns tell since when the present
     value of plan, MRR, … stands, so that signals at past instants are not computed from later values; that reads every
     kept value of those accounts, so ask for it for a few. Signals of rhythm need the ``fleet``, with which the days of
-    activity of RHYTHM_DAYS are read. Raises ValueError for a naive ``now``.
+    activity of RHYTHM_DAYS are read. ``custom``: the signals of configuration that ``refs`` may name. Raises ValueError
+    for a naive ``now``.
     """
-    wanted = Wanted.of(SIGNALS.values() if refs is None else {ref.name: check(ref) for ref in refs}.values())
+    names = {SignalRef(name) for name in custom} | ALL_REFS if refs is None else set(refs)
+    wanted = Wanted.of([defined(ref, custom) for ref in names])
+    in_use = {ref.name: custom[ref.name] for ref in names if ref.name in custom}
     reading = _Reading(conn, list(account_ids), now, wanted)
     columns = _account_columns(await reading.accounts())
     named = {"ids": reading.ids, "attributes": list(_HISTORY_ATTRIBUTES)}
@@ -288,6 +300,8 @@ async def read(
         history=_numbers(await reading.numbers()),
         known_from=_known_from(known, len(reading.ids)) if known is not None else {},
         announced=_announced(announcements, columns, reading.now_us),
+        custom=MappingProxyType(in_use),
+        chosen={name: await reading.chosen(signal) for name, signal in in_use.items()},
     )
 
 
@@ -301,13 +315,12 @@ class Wanted:
     counts: bool
 
     @classmethod
-    def of(cls, signals: Iterable[Signal]) -> Wanted:
+    def of(cls, signals: Iterable[tuple[Signal, Definition | None]]) -> Wanted:
         chosen = list(signals)
-        counted = [signal for signal in chosen if "account_months" in signal.needs]
-        definitions = [DEFINITIONS[signal.name] for signal in chosen if signal.name in DEFINITIONS]
-        reach = max((max(d.window_days or 0, d.reach_days) for d in definitions), default=0)
+        counted = [signal for signal, _ in chosen if "account_months" in signal.needs]
+        reach = max((max(d.window_days or 0, d.reach_days) for _, d in chosen if d is not None), default=0)
         return cls(
-            parts=frozenset(part for signal in chosen for part in signal.needs),
+            parts=frozenset(part for signal, _ in chosen for part in signal.needs),
             days=max(LEAST_DAYS, reach + LOOK_BACK_DAYS),
             rhythm=any("fleets" in signal.needs for signal in counted),
             counts=any("fleets" not in signal.needs for signal in counted),
@@ -369,6 +382,9 @@ class _Reading:
     async def numbers(self) -> Row:
         values = {"ids": self.ids, "attributes": list(HISTORY_NUMBERS), "now": self._now}
         return await self._if("account_history" in self._wanted.parts, _NUMBERS, values)
+
+    async def chosen(self, signal: CustomSignal) -> Chosen:
+        return await choose(self._conn, self.ids, signal, now=self._now, since=from_us(self.first_us))
 
     async def _if(self, wanted: bool, query: TextClause, values: Mapping[str, Any]) -> Row:
         return await _one(self._conn, query, values) if wanted else _NOTHING

@@ -57,6 +57,25 @@ def _goals_reached(view: View, _: str | None) -> Floats:
     return np.where(_heard_of(view, goals) > 0, count_in_state(view, goals, ("reached",)), np.nan)
 
 
+def _goals_share(view: View, *, on_the_way: bool) -> Floats:
+    """Of the goals that stand (set or reached): those reached, with those ``on_the_way`` whose due date is to come."""
+    goals = view.facts.goals
+    reached, still_set = state_at(view, goals, ("reached",)), state_at(view, goals, ("set",))
+    in_time = (goals.due_at == NEVER)[:, None] | (goals.due_at[:, None] // DAY >= view.date[goals.account])
+    good = reached.inside | (still_set.inside & in_time if on_the_way else np.zeros_like(in_time))
+    standing = view.count(goals, reached.inside | still_set.inside)
+    known = (view.count(goals, reached.unknown | still_set.unknown) == 0) & (standing > 0)
+    return view.known(view.count(goals, good) / np.where(standing > 0, standing, 1), known)
+
+
+def _goals_reached_share(view: View, _: str | None) -> Floats:
+    return _goals_share(view, on_the_way=False)
+
+
+def _goals_on_track(view: View, _: str | None) -> Floats:
+    return _goals_share(view, on_the_way=True)
+
+
 def _heard_of(view: View, records: Records) -> Ints:
     return view.count(records, records.first_at[:, None] <= view.rows_t(records))
 
@@ -66,10 +85,17 @@ def _milestone_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
 
 
 def _something_due(facts: Facts, _: Observed) -> Bools:
-    milestones = facts.milestones
-    ahead = (milestones.due_at != NEVER) & (milestones.due_at >= facts.today_us - 2 * DAY)
+    return _ahead(facts, facts.milestones, "planned")
+
+
+def _some_goal_due(facts: Facts, _: Observed) -> Bools:
+    return _ahead(facts, facts.goals, "set")
+
+
+def _ahead(facts: Facts, records: Records, status: str) -> Bools:
+    ahead = (records.due_at != NEVER) & (records.due_at >= facts.today_us - 2 * DAY)
     found = np.zeros(len(facts), dtype=np.bool_)
-    found[milestones.account[ahead & (milestones.status == "planned")]] = True
+    found[records.account[ahead & (records.status == status)]] = True
     return found
 
 
@@ -85,4 +111,6 @@ SIGNALS: Mapping[str, Definition] = {
         values=_overdue_milestones, instants=_milestone_instants, borders=_something_due, zoned=True
     ),
     "goals_reached": Definition(values=_goals_reached, instants=_goal_instants),
+    "goals_reached_share": Definition(values=_goals_reached_share, instants=_goal_instants),
+    "goals_on_track": Definition(values=_goals_on_track, instants=_goal_instants, borders=_some_goal_due, zoned=True),
 }

@@ -73,6 +73,7 @@ def _everybody(facts: Facts, _: Observed) -> Bools:
 
 SIGNALS: Mapping[str, Definition] = {
     "silence_ratio": _signal(lambda found: found.silence / found.usual_pause),
+    "usual_pause": _signal(lambda found: found.usual_pause),
     "pause_tail": _signal(lambda found: found.tail),
     "churn_odds": _signal(lambda found: found.odds, window_days=RECENT_DAYS),
 }

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from health.arrays import Bools
-from health.catalogue import SCORE_SIGNALS, SignalRef, check
+from health.catalogue import Signal, SignalRef, check
 from health.columns import Facts
+from health.custom import CustomSignal
 from health.gaps import Observed
 from health.instants import Instants, to_us
 from health.signals import activity, adoption, champion, commercial, onboarding, rhythm, support
+from health.signals.custom import definition as of_configuration
 from health.signals.view import Definition, View
 
 DEFINITIONS: Mapping[str, Definition] = {
@@ -62,12 +64,11 @@ def compute(
     columns: dict[str, npt.NDArray[Any]] = {}
     incomplete: dict[str, Bools] = {}
     for ref in dict.fromkeys(refs):
-        signal = check(ref)
-        if ref.name in SCORE_SIGNALS:
+        signal, definition = defined(ref, facts.custom)
+        if definition is None:
             text = signal.type == "text"
             columns[str(ref)] = np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64)
             continue
-        definition = DEFINITIONS[ref.name]
         values = definition.values(view, ref.argument)
         if definition.window_days is not None:
             unseen = view.incomplete(definition.window_days)
@@ -79,6 +80,16 @@ def compute(
             incomplete[str(ref)] = np.full(view.t.shape, observed.through is None)
         columns[str(ref)] = values
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
+
+
+def defined(ref: SignalRef, custom: Mapping[str, CustomSignal]) -> tuple[Signal, Definition | None]:
+    """The signal and how it is computed; None for those of the score. Raises ValueError for an unknown or misused
+    one."""
+    declared = custom.get(ref.name)
+    if declared is not None:
+        return declared.signal, of_configuration(declared)
+    signal = check(ref)
+    return signal, DEFINITIONS.get(ref.name)
 
 
 def _instants(facts: Facts, at: Sequence[datetime] | npt.NDArray[np.datetime64]) -> Instants:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from health.arrays import Ints
-from health.catalogue import SCORE_COURSE, SCORE_SIGNALS, SignalRef, check
+from health.catalogue import SCORE_COURSE, SignalRef
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
-from health.signals.table import DEFINITIONS
+from health.signals.table import defined
 from health.signals.view import WINDOW_TOLERANCE_US, Definition
 
 RETRY_US = SECOND
@@ -44,7 +44,7 @@ def steps(
     found: list[Pairs] = []
     zoned = False
     accounts = np.arange(len(facts))
-    for ref, definition in _timed(refs):
+    for ref, definition in _timed(facts, refs):
         if definition is None or (definition.borders is not None and not definition.zoned):
             found.append(_each(accounts, _borders(first, last)))
         elif definition.zoned:
@@ -86,7 +86,7 @@ def next_change(
     if spread_borders:
         work = spread_us(facts.account_ids)
         border, own_border = border + work, own_border + work
-    for ref, definition in _timed(refs):
+    for ref, definition in _timed(facts, refs):
         if definition is None:
             np.minimum(soonest, border, out=soonest)
             continue
@@ -107,14 +107,12 @@ def next_change(
     return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
 
 
-def _timed(refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:
+def _timed(facts: Facts, refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:
     """The signals with their definition; None for changes of the score, which have a step at every day border."""
     for ref in dict.fromkeys(refs):
-        check(ref)
-        if ref.name not in SCORE_SIGNALS:
-            yield ref, DEFINITIONS[ref.name]
-        elif ref.name in SCORE_COURSE:
-            yield ref, None
+        _, definition = defined(ref, facts.custom)
+        if definition is not None or ref.name in SCORE_COURSE:
+            yield ref, definition
 
 
 def _crossings(origin: Instants, first: int, last: int, observed: Observed | None) -> Pairs:

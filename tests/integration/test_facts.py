@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from health import facts as facts_door
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
+from health.custom import load as load_custom
 from health.gaps import Observed
 from health.instants import NEVER, to_us
 from health.rhythm import SHIPPED
@@ -24,6 +26,7 @@ from health.tables import (
     feature_months,
     features,
     health,
+    record_events,
     records,
     score_history,
     user_months,
@@ -154,7 +157,7 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
     async with engine.connect() as conn:
         facts = await facts_door.read(conn, ["日本", "acme", "unheard-of", "only-listed"], now=NOW, fleet=FLEET)
     row = compute(facts, [NOW], refs, OBSERVED).row(1)
-    rhythm = [row.pop(name) for name in ("silence_ratio", "pause_tail", "churn_odds")]
+    rhythm = [row.pop(name) for name in ("silence_ratio", "usual_pause", "pause_tail", "churn_odds")]
     assert None not in rhythm
     assert row == {
         "days_since_login": 14, "days_since_activity": 1, "business_days_since_login": 9,
@@ -174,7 +177,8 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
         "hours_to_resolve_90d": 7 * 24, "nps_last": 3, "nps_detractor": 1, "csat_last": 5, "days_since_survey": 12,
         "days_since_contact": 100, "business_days_since_contact": 66, "sessions_attended_28d": 1,
         "sessions_attended_90d": 2, "days_since_start": 100, "onboarding_day": None, "milestones_done": 1,
-        "onboarding_overdue_milestones": 1, "goals_reached": 1,
+        "onboarding_overdue_milestones": 1, "goals_reached": 1, "goals_reached_share": 1,
+        "goals_on_track": 1,
         **dict.fromkeys(SCORE_SIGNALS),
     }  # fmt: skip
     assert facts.texts["name"][1] == "Acme 株式会社"
@@ -221,6 +225,49 @@ async def test_only_what_the_signals_need_is_read(engine: AsyncEngine) -> None:
 async def read_plain(engine: AsyncEngine, name: str) -> Any:
     async with engine.connect() as conn:
         return await facts_door.read(conn, ["acme"], now=NOW, refs=[SignalRef(name)])
+
+
+async def test_signals_of_configuration(engine: AsyncEngine, tmp_path: Path) -> None:
+    await store(engine)
+    async with engine.begin() as conn:
+        await conn.execute(account_months.update().values(logins=month_of({1: 3, 28: 2})))
+        await conn.execute(
+            feature_months.insert(),
+            {"account_id": "日本", "month": date(2025, 2, 1), "feature": "export",
+             "quantities": month_of({2: 9000, 4: 1500, 20: 500}), "active_days": mask(2, 4, 20)},
+        )  # fmt: skip
+        await conn.execute(
+            record_events.insert(),
+            [{"account_id": account_id, "kind": "custom", "record_id": name, "at": ago(days), "event_key": f"t:{days}",
+              "user_id": user, "data": {"name": name, "value": value, "properties": {"tier": tier}}, "known_at": NOW}
+             for account_id, name, days, user, value, tier in (
+                 ("日本", "upload", 1, "u1", 4.5, "a"), ("日本", "upload", 2, "u1", None, "b"),
+                 ("日本", "upload", 6.9, "u2", 2, "a"), ("日本", "upload", 7.1, "u3", 100, "a"),
+                 ("日本", "other", 3, "u4", 50, "a"), ("acme", "upload", 3, "u5", 7, "c"))],
+        )  # fmt: skip
+    lines = (
+        "name: exports, measure: sum, event: usage, of: quantity, where: {feature: export}, days: 28",
+        "name: use_days, measure: distinct, event: usage, of: day, days: 28",
+        "name: logins_3d, measure: count, event: login, days: 3",
+        "name: uploads, measure: count, event: custom, where: {name: upload}, days: 7",
+        "name: bytes, measure: sum, event: custom, of: value, where: {name: [upload], properties.tier: a}, days: 7",
+        "name: people, measure: distinct, event: custom, of: user, days: 7",
+        "name: tier, measure: last, event: custom, of: properties.tier, where: {name: upload}, type: text",
+        "name: sized, measure: last, event: custom, of: value, where: {name: upload}",
+        "name: town, measure: attribute, of: name, type: text",
+    )
+    text = "".join(f"  - {{{line}, meaning: {{en: ours, ja: 自社}}}}\n" for line in lines)
+    tmp_path.joinpath("signals.yaml").write_text("signals:\n" + text)
+    custom = load_custom(tmp_path)
+    refs = [SignalRef(name) for name in custom]
+    async with engine.connect() as conn:
+        facts = await facts_door.read(conn, ["acme", "unheard-of", "日本"], now=NOW, refs=refs, custom=custom)
+    assert compute(facts, [NOW], refs, OBSERVED).row(2) == {
+        "exports": 2.0, "use_days": 2, "logins_3d": 0, "uploads": 3, "bytes": 6.5, "people": 3, "tier": "a",
+        "sized": 4.5, "town": None,
+    }  # fmt: skip
+    acme = compute(facts.take(np.array([2, 0])), [NOW], refs, OBSERVED).row(1)
+    assert (acme["uploads"], acme["tier"], acme["town"], acme["logins_3d"]) == (1, "c", "Acme 株式会社", 5)
 
 
 async def test_a_naive_now_is_refused(engine: AsyncEngine) -> None:

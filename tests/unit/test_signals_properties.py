@@ -212,7 +212,12 @@ def by_rhythm(account: Account, name: str, at: datetime, observed: Observed) -> 
         return day - unobserved(EPOCH + timedelta(days=first), end, observed) / DAY
 
     walked = walk(days, counted, SHIPPED, start=(account.start - EPOCH) // DAY, moment=moment)
-    return {"silence_ratio": walked.silence_ratio, "pause_tail": walked.tail, "churn_odds": walked.ratio(SHIPPED)}[name]
+    return {
+        "silence_ratio": walked.silence_ratio,
+        "usual_pause": walked.usual_pause,
+        "pause_tail": walked.tail,
+        "churn_odds": walked.ratio(SHIPPED),
+    }[name]
 
 
 def local(account: Account, at: datetime) -> date:
@@ -321,6 +326,19 @@ def overdue(account: Account, at: datetime) -> float:
     return worst
 
 
+def of_goals(account: Account, name: str, at: datetime) -> float:
+    statuses = [(status_of(goal, at), goal.due_on) for goal in account.goals]
+    if any(status == "?" for status, _ in statuses) or all(status is None for status, _ in statuses):
+        return math.nan
+    reached = sum(status == "reached" for status, _ in statuses)
+    if name == "goals_reached":
+        return reached
+    standing = [(status, due) for status, due in statuses if status in {"set", "reached"}]
+    ahead = sum(status == "set" and (due is None or due >= local(account, at)) for status, due in standing)
+    good = reached + (ahead if name == "goals_on_track" else 0)
+    return good / len(standing) if standing else math.nan
+
+
 def of_count(account: Account, name: str, days: int, at: datetime, observed: Observed) -> float:
     if name == "logins":
         return count(account, dict(account.logins), at, days, observed)
@@ -401,6 +419,8 @@ def newer(account: Account, name: str, at: datetime, observed: Observed) -> floa
     if name == "onboarding_day":
         day = (local(account, at) - local(account, account.start)).days + 1
         return day if account.start <= at and 1 <= day <= 90 else math.nan
+    if name in {"goals_reached", "goals_reached_share", "goals_on_track"}:
+        return of_goals(account, name, at)
     if name == "onboarding_overdue_milestones":
         statuses = [status_of(milestone, at) for milestone in account.milestones]
         if "?" in statuses or all(status is None for status in statuses):
@@ -443,7 +463,7 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
         return in_state(account, account.payments, at, "failed", "overdue")
     if name == "milestones_done":
         return in_state(account, account.milestones, at, "reached")
-    if name in {"silence_ratio", "pause_tail", "churn_odds"}:
+    if name in {"silence_ratio", "usual_pause", "pause_tail", "churn_odds"}:
         return by_rhythm(account, name, at, observed)
     if name == "nps_last":
         return nps[-1] if nps and account.start else math.nan
@@ -454,7 +474,7 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
     return newer(account, name, at, observed)
 
 
-NOT_REFERENCED = {"failed_payments_30d", "goals_reached"} | {
+NOT_REFERENCED = {"failed_payments_30d", "goals_reached", "goals_reached_share", "goals_on_track"} | {
     name for name, signal in SIGNALS.items() if signal.needs == ("account_attributes",) and "days" not in name
 }
 """By example in test_signals.py, or plain attributes."""
