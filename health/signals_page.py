@@ -33,6 +33,34 @@ signals. This page is generated from `health/catalogue.py`; after a change there
   taken last by then.
 - Tickets, payments and sessions in a window go by exact time: 30 days are 30 × 24 hours.
 
+## Signals of your own
+
+`rules/signals.yaml` beside the rules declares more, by the schema `rules/signals.schema.json`; rules name them like any
+other. They are derived from facts that are kept anyway, so that they are exact back to the first event, imported and
+replayed ones included; `replay` is not needed for them. Of an attribute only its present value is known.
+
+```yaml
+signals:
+  - name: exports_28d
+    measure: sum            # count | sum | last | distinct | attribute
+    event: usage            # login, usage, custom, or a record: ticket, payment, survey, milestone, goal, …
+    of: quantity            # the field that is summed, told apart or taken; user and record are fields, too
+    where: {feature: export}  # fields of the event, each one value or a list; properties.tier goes deeper
+    days: 28
+    unit: exports
+    meaning: {en: "Exports in the last 28 days", ja: "直近28日間の出力数"}
+  - name: employees
+    measure: attribute
+    of: employees
+    meaning: {en: "Employees of the account", ja: "従業員数"}
+```
+
+Logins and usage are kept per UTC day: count of logins; sum of quantity, distinct of day or of feature of usage. Other
+events are kept one by one and counted by exact time. Signals over a window are absence. What is not kept, such as
+properties of usage, is refused; send it as a custom event. Scorecards take signals of the catalogue alone.
+
+## The catalogue
+
 | signal | type | unit | days | absence | meaning | 意味 |
 |---|---|---|---|---|---|---|
 """

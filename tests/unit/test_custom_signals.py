@@ -22,6 +22,7 @@ from health.custom import SCHEMA, CustomSignal, load, schema_text
 from health.gaps import Gap, Observed
 from health.instants import to_us
 from health.signals import compute, next_change
+from health.signals_page import page
 from health.yamlfile import FileError
 from tests.facts import Account, facts
 
@@ -158,6 +159,12 @@ def test_rules_speak_of_them_and_have_another_version_when_they_change(tmp_path:
     tmp_path.joinpath("signals.yaml").write_text("signals: [{}]")
     with pytest.raises(RulebookError, match=r"signals.yaml:1"):
         load_rules(tmp_path, SIGNALS)
+
+
+def test_the_example_of_the_docs_is_taken(tmp_path: Path) -> None:
+    example = page().split("```yaml\n")[1].split("```")[0]
+    tmp_path.joinpath("signals.yaml").write_text(example, encoding="utf-8")
+    assert set(load(tmp_path)) == {"exports_28d", "employees"}
 
 
 def test_the_schema_is_the_models() -> None:
