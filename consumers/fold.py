@@ -33,6 +33,7 @@ from consumers.events import (
 )
 from consumers.kinds import ERASED_USER
 from consumers.registers import Registers, to_json
+from health.source_bits import source_bit
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 IMPORTED: Final = "#import"
@@ -55,7 +56,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "account_attributes": ("account_id", "fields"),
     "accounts": (
         "account_id", "first_event_at", "last_event_at", "started_at", "last_login_at", "last_activity_at",
-        "last_contact_at", "events", "logins", "version", "changed_at", "imported_until",
+        "last_contact_at", "events", "logins", "version", "changed_at", "imported_until", "sources",
     ),
 }  # fmt: skip
 
@@ -81,13 +82,13 @@ class State:
     """What a batch has come to so far. Days and hours are numbers since 1970 (UTC) until the very end."""
 
     now: datetime
-    # account: [first, last, started, last login, last activity, last contact, events, logins, imported]
+    # account: [first, last, started, last login, last activity, last contact, events, logins, imported, bits]
     accounts: dict[str, list[Any]] = field(default_factory=dict)
     days: dict[tuple[str, int], list[int]] = field(default_factory=dict)  # (account, day): [logins, events]
     user_months: dict[tuple[str, int, str], list[Any]] = field(default_factory=dict)  # month number: [bits, last]
     feature_days: dict[tuple[str, str, int], list[Any]] = field(default_factory=dict)  # [first, last, thousandths]
     late: dict[tuple[str, int, int], list[int]] = field(default_factory=dict)  # (account, day, arrival day)
-    sources: dict[str, list[Any]] = field(default_factory=dict)  # [first, last, last live arrival in µs or None]
+    sources: dict[str, list[Any]] = field(default_factory=dict)  # [first, last, last live arrival in µs, bit]
     hours: dict[tuple[str, int], int] = field(default_factory=dict)
     records: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)  # [first, last, registers]
     record_events: dict[tuple[str, str, str, datetime, str], list[Any]] = field(default_factory=dict)
@@ -154,7 +155,7 @@ def _add(state: State, event: Event, arrived: int) -> None:
 
     row = state.accounts.get(event.account_id)
     if row is None:
-        row = state.accounts[event.account_id] = [at, at, None, None, None, None, 0, 0, False]
+        row = state.accounts[event.account_id] = [at, at, None, None, None, None, 0, 0, False, 0]
     elif at > row[1]:
         row[1] = at
     elif at < row[0]:
@@ -165,11 +166,12 @@ def _add(state: State, event: Event, arrived: int) -> None:
     hours[counted, hour] = hours.get((counted, hour), 0) + 1
     seen = state.sources.get(source)
     if seen is None:
-        seen = state.sources[source] = [at, at, None]
+        seen = state.sources[source] = [at, at, None, source_bit(source)]
     elif at > seen[1]:
         seen[1] = at
     elif at < seen[0]:
         seen[0] = at
+    row[9] |= seen[3]
     if event.import_id is not None:
         row[8] = True
     elif seen[2] is None or arrived > seen[2]:
@@ -250,7 +252,7 @@ def _finish(state: State) -> Fold:
     rows: dict[str, list[Row]] = {
         "sources": [
             (source, first, last, None if live is None else from_us(live))
-            for source, (first, last, live) in sorted(state.sources.items())
+            for source, (first, last, live, _) in sorted(state.sources.items())
         ],
         "source_hours": [
             (source, from_us(hour * 3_600_000_000), n) for (source, hour), n in sorted(state.hours.items())
@@ -269,7 +271,7 @@ def _finish(state: State) -> Fold:
         "account_history": [(*key, *values) for key, values in _sorted(state.history)],
         "account_attributes": [(account, to_json(fields)) for account, fields in _sorted(state.attributes)],
         "accounts": [
-            (account, *values[:8], 1, state.now, state.now if values[8] else None)
+            (account, *values[:8], 1, state.now, state.now if values[8] else None, values[9])
             for account, values in _sorted(state.accounts)
         ],
     }

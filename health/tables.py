@@ -22,6 +22,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     MetaData,
     Numeric,
     Table,
@@ -84,6 +85,7 @@ accounts = Table(
     fact("version", BigInteger, "add", nullable=False, server_default="0"),  # +1 per batch that touched the account
     fact("changed_at", TZ, "max", nullable=False),  # wall time of the last batch
     fact("imported_until", TZ, "max"),  # wall time of the last applied row of an import
+    fact("sources", BigInteger, "or", nullable=False, server_default="0"),  # health/source_bits.py; -1: any
     comment="The account row: hot, no index beside its key, written last in each transaction",
     postgresql_with={"fillfactor": 70},
 )
@@ -256,6 +258,23 @@ gaps = Table(
         postgresql_nulls_not_distinct=True,
     ),
     comment="Time during which a source was not observed; days-since subtract open and lost gaps",
+)
+
+watch = Table(
+    "watch",
+    metadata,
+    Column("one", Boolean, primary_key=True),  # the only row
+    Column("judged_through", TZ),  # up to here the guard has looked for silent sources
+    Column("held_since", TZ),  # consumers are behind since; NULL: they are not
+    comment="How far the guard over the sources has looked; its lock makes the evaluators take turns",
+)
+
+cadences = Table(
+    "cadences",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("cadence", Interval, nullable=False),
+    comment="Sources that deliver now and then, as rules/sources.yaml says: for those who cannot read it",
 )
 
 imports = Table(

@@ -16,9 +16,13 @@ def upgrade() -> None:
     """One function a matter, called here in order."""
     _fleets()
     _score_overrides()
+    _watch()
 
 
 def downgrade() -> None:
+    op.drop_column("accounts", "sources")
+    op.drop_table("cadences")
+    op.drop_table("watch")
     op.drop_table("score_overrides")
     op.drop_table("fleets")
 
@@ -56,3 +60,24 @@ def _fleets() -> None:
         sa.PrimaryKeyConstraint("day", name=op.f("pk_fleets")),
         comment="What all accounts say together: pauses, clock, base rate; fixed at the close of a day",
     )
+
+
+def _watch() -> None:
+    op.create_table(
+        "watch",
+        sa.Column("one", sa.Boolean(), nullable=False),
+        sa.Column("judged_through", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("held_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("one", name=op.f("pk_watch")),
+        comment="How far the guard over the sources has looked; its lock makes the evaluators take turns",
+    )
+    op.create_table(
+        "cadences",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("cadence", sa.Interval(), nullable=False),
+        sa.PrimaryKeyConstraint("source", name=op.f("pk_cadences")),
+        comment="Sources that deliver now and then, as rules/sources.yaml says: for those who cannot read it",
+    )
+    # What was stored before may have come from any source: all bits. New accounts begin with none.
+    op.add_column("accounts", sa.Column("sources", sa.BigInteger(), nullable=False, server_default="-1"))
+    op.alter_column("accounts", "sources", server_default="0")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backfill, dead_letters, demo, doctor, forget, keys, migrate, partitions, rules, serve
+from service.cli import backfill, dead_letters, demo, doctor, forget, gaps, keys, migrate, partitions, rules, serve
 
 app = typer.Typer(
     name="kizashi",
@@ -24,6 +24,7 @@ app.command()(forget.forget)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(partitions.app, name="partitions")
+app.add_typer(gaps.app, name="gaps")
 app.add_typer(rules.app, name="rules")
 
 
