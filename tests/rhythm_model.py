@@ -49,4 +49,4 @@ def walk(days: Collection[int], day: int, fleet: Fleet, *, start: int = 0,
     tail = (8 * fleets + own) / (8 + number)
     recent = sum(1 for d in days if day - 28 < d <= day)
     z = fleet.intercept - 0.48 * math.log(max(tail, 0.01)) - 0.36 * math.log1p(count) - 0.67 * math.log1p(recent)
-    return Walked(usual=usual, silence_ratio=silence / usual, usual_pause=usual, tail=float(tail), log_odds=float(z))
+    return Walked(silence_ratio=silence / usual, usual_pause=usual, tail=float(tail), log_odds=float(z))

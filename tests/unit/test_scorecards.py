@@ -30,15 +30,18 @@ DEFAULT = load(ROOT / "rules" / "scorecards")
 
 GOOD: Mapping[str, float] = {
     "seat_utilisation": 0.9, "onboarding_overdue_milestones": 0, "days_since_login": 0, "days_since_activity": 0,
-    "usage_change_28d": 0.1, "active_days_28d": 20, "active_users_28d": 9, "features_used_28d": 8, "goals_reached": 2,
-    "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
+    "usage_change_28d": 0.1, "active_days_28d": 20, "active_users_28d": 9, "features_used_28d": 8,
+    "goals_reached_share": 1, "goals_on_track": 1, "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
+    "churn_odds": 0.4, "usual_pause": 1.8, "pause_tail": 0.6,
 }  # fmt: skip
 
 
 def table(*rows: Mapping[str, float | None], unseen: tuple[str, ...] = ()) -> SignalTable:
     columns = {
-        name: np.array([[np.nan if row.get(name) is None else float(row[name] or 0)] for row in rows]) for name in GOOD
+        name: np.array([[np.nan if row.get(name) is None else float(row[name] or 0)] for row in rows])
+        for name in {*GOOD, *(str(ref) for ref in DEFAULT.refs if SIGNALS[ref.name].type == "number")}
     }
+    columns["status"] = np.full((len(rows), 1), None, dtype=object)
     return SignalTable(
         account_ids=tuple(f"a{n}" for n in range(len(rows))),
         at=np.zeros((len(rows), 1), dtype=np.int64),
@@ -72,8 +75,8 @@ def test_a_healthy_account_has_full_marks() -> None:
     assert scores.score.tolist() == [100.0]
     assert scores.band == ["green"]
     assert scores.confidence.tolist() == pytest.approx([1.0])
-    assert scores.scorecard == [DEFAULT.name]
-    assert re.fullmatch(r"default@[0-9a-f]{12}", DEFAULT.name)
+    assert scores.scorecard == [DEFAULT.cards[-1].name]
+    assert re.fullmatch(r"default@[0-9a-f]{12}", DEFAULT.cards[-1].name)
     assert explain(scores.contributions[0], "en") == "Health score 100: nothing counts against it."
 
 
@@ -81,14 +84,46 @@ def test_silence_costs_its_share_and_the_cap_makes_it_red() -> None:
     scores = scored(
         table({**GOOD, "days_since_login": 30}, {**GOOD, "days_since_login": 30, "days_since_activity": 30})
     )
-    assert lines(scores)["login-recency"] == -20.0, "half of the 40 of Engagement"
-    assert scores.score.tolist() == [80.0, 39.9]
+    assert lines(scores)["login-recency"] == -12.0, "three tenths of the 40 of Engagement"
+    assert scores.score.tolist() == [88.0, 39.9]
     assert scores.band == ["green", "red"]
-    assert lines(scores, 1)["silent"] == pytest.approx(-40.1)
+    assert lines(scores, 1)["silent"] == pytest.approx(-48.1)
     assert explain(scores.contributions[1], "en") == (
-        "Health score 39.9: silent for 30 days: red (−40.1); no login for 30 days (−20)."
+        "Health score 39.9: silent for 30 days: red (−48.1); no login for 30 days (−12)."
     )
-    assert explain(scores.contributions[1], "ja") == "スコア39.9:30日利用なしのため赤(−40.1)、30日ログインなし(−20)。"
+    assert explain(scores.contributions[1], "ja") == "スコア39.9:30日利用なしのため赤(−48.1)、30日ログインなし(−12)。"
+
+
+def test_the_rhythm_is_told_in_a_sentence() -> None:
+    worse = {**GOOD, "churn_odds": 2.6, "days_since_activity": 12, "usual_pause": 2.2, "pause_tail": 0.03}
+    scores = scored(table(worse))
+    points = {line["measure"]: line["points"] for line in scores.contributions[0]}
+    assert points["rhythm"] == pytest.approx(70 - 30 * np.log2(2.6), abs=1.5), "by the rule's own formula"
+    assert scores.band == ["yellow"], "doubled odds are not green"
+    assert explain(scores.contributions[0], "en") == (
+        "Health score 69.9: odds of leaving 2.6 times the average: not green (−18.8); silent for 12 days, usually back "
+        "every 2 days, 3% of pauses by it and accounts like it lasted longer, odds of leaving 2.6 times the average "
+        "(−11.3)."
+    )
+    assert "12日利用なし、通常は約2日おき" in explain(scores.contributions[0], "ja")
+
+
+@pytest.mark.parametrize("odds", [0.5, 0.8, 1, 1.2, 1.41, 1.7, 2, 3, 4, 4.7, 5.04, 9])
+def test_every_doubling_of_the_odds_costs_thirty_points(odds: float) -> None:
+    line = next(
+        line for line in scored(table({**GOOD, "churn_odds": odds})).contributions[0] if line["measure"] == "rhythm"
+    )
+    assert line["points"] == pytest.approx(np.clip(70 - 30 * np.log2(odds), 0, 100), abs=1)
+
+
+def test_trials_and_the_first_ninety_days_of_a_plan_have_a_card_of_their_own() -> None:
+    rows = table(
+        {**GOOD, "onboarding_day": 3}, {**GOOD, "onboarding_day": 3, "onboarding_overdue_milestones": None}, GOOD
+    )
+    rows.columns["status"][2, 0] = "trial"
+    names = [name.partition("@")[0] for name in scored(rows).scorecard]
+    assert names == ["onboarding", "default", "onboarding"]
+    assert [card.card.scorecard for card in DEFAULT.cards] == ["onboarding", "default"]
 
 
 def test_a_failing_payment_caps_at_forty() -> None:
@@ -111,7 +146,7 @@ def test_the_weight_of_a_missing_input_is_shared_and_it_says_so() -> None:
 def test_a_missing_group_is_shared_among_the_others() -> None:
     scores = scored(table({**GOOD, "seat_utilisation": None, "onboarding_overdue_milestones": None}))
     weights = {line["measure"]: line["weight"] for line in scores.contributions[0]}
-    assert weights["login-recency"] == 0.25
+    assert weights["login-recency"] == 0.15
     assert scores.score.tolist() == [100.0]
 
 
@@ -322,7 +357,14 @@ def test_bands_fall_at_the_border_and_rise_three_points_above_it(
 
 
 def test_missing_for_want_of_observation_does_not_change_the_band() -> None:
-    weak = {**GOOD, "days_since_login": 30, "nps_last": 0, "goals_reached": 0, "features_used_28d": 0}
+    weak = {
+        **GOOD,
+        "churn_odds": 5,
+        "days_since_login": 30,
+        "nps_last": 0,
+        "goals_reached_share": 0,
+        "features_used_28d": 0,
+    }
     blind = {**weak, "active_users_28d": None, "active_days_28d": None, "usage_change_28d": None}
     names = ("active_users_28d", "active_days_28d", "usage_change_28d")
     assert scored(table(blind), "green").band == ["red"], "really missing: the rest decides"
