@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts.activation import activate, newest_version
 from alerts.doors import EVERYBODY
+from alerts.ingestion import Operations, tell_operations
 from alerts.people import read_people
 from alerts.routing import Channels, Person
 from alerts.rules import RuleBook, RuleWatcher
+from alerts.ticks import is_time
+from health import fleet, scorecards
 from health import observed as observing
-from health import scorecards
 from health.catalogue import SIGNALS, SignalRef
 from health.gaps import Observed
+from health.rhythm import SHIPPED, Fleet
 from health.scorecards import Scorecards
 from health.tables import touched
 from health.yamlfile import FileError
@@ -48,11 +51,16 @@ class Context:
     channels: Channels
     observed: Observed
     public_url: str
+    fleet: Fleet = SHIPPED
 
     @cached_property
     def refs(self) -> frozenset[SignalRef]:
         """Every signal in use."""
         return self.rulebook.refs.union(self.scorecards.refs)
+
+
+Cadences = Callable[[], Mapping[str, timedelta]]
+"""How often each source delivers that does not send as things happen; raises FileError."""
 
 
 class ContextSource:
@@ -71,6 +79,7 @@ class ContextSource:
         public_url: str,
         progress: Progress,
         on_rules: OnRules | None = None,
+        cadences: Cadences = dict,
         every: timedelta = timedelta(seconds=2),
         guard_every: timedelta = timedelta(seconds=60),
     ) -> None:
@@ -80,6 +89,8 @@ class ContextSource:
         self._public_url = public_url.rstrip("/")
         self._progress = progress
         self._on_rules = on_rules
+        self._cadences = cadences
+        self._agreed: Mapping[str, timedelta] = {}
         self._every = every
         self._guard_every = guard_every
         self._watcher = RuleWatcher(rules_dir, SIGNALS)
@@ -91,6 +102,8 @@ class ContextSource:
         self._version = ""
         self._activated_at: Mapping[str, datetime] = {}
         self._people: Mapping[str, Person] = {}
+        self._fleet = SHIPPED
+        self._fleet_day: date | None = None
         self._refreshed_at: datetime | None = None
         self._guarded_at: datetime | None = None
 
@@ -98,18 +111,20 @@ class ContextSource:
         """Looks for changed files and people, records a new rulebook, and lets the volume guard judge, when it is
         time.
         """
-        if self._refreshed_at is not None and now < self._refreshed_at + self._every:
+        if not is_time(self._refreshed_at, self._every, now):
             return
         await asyncio.to_thread(self._reload)
         async with self._engine.begin() as conn:
             self._people = await read_people(conn)
+            if self._fleet_day != now.date():
+                self._fleet = await fleet.current(conn, now)
+                self._fleet_day = now.date()
             version = f"{self._watcher.book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
             newest = await newest_version(conn)
-            if self._guarded_at is None or now >= self._guarded_at + self._guard_every:
-                if (await observing.guard(conn, now)).changed:
-                    await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
+            if is_time(self._guarded_at, self._guard_every, now):
+                await self._guard(conn, now)
                 self._guarded_at = now
         if newest != version and not self.superseded:
             log.warning(
@@ -121,21 +136,45 @@ class ContextSource:
 
     async def read(self, conn: AsyncConnection, now: datetime) -> Context:
         """The context of one batch, in its transaction: what was observed is read anew."""
-        routes = self._watcher.book.routes
-        channels = replace(
-            self._channels,
-            default_recipient=routes.default_recipient or self._channels.default_recipient,
-            default_language=routes.default_language,
-        )
         return Context(
             rulebook=self._watcher.book,
             scorecards=self._cards,
             activated_at=self._activated_at,
             people=self._people,
-            channels=channels,
+            channels=self._reachable(),
             observed=await observing.read(conn, await self._progress(conn), now),
             public_url=self._public_url,
+            fleet=self._fleet,
         )
+
+    def _reachable(self) -> Channels:
+        routes = self._watcher.book.routes
+        return replace(
+            self._channels,
+            default_recipient=routes.default_recipient or self._channels.default_recipient,
+            default_language=routes.default_language,
+        )
+
+    def _operations(self) -> Operations:
+        routes, channels = self._watcher.book.routes, self._reachable()
+        recipient = routes.operations_recipient or channels.default_recipient
+        return Operations(
+            channels=replace(channels, default_recipient=recipient),
+            wanted=routes.wanted("critical"),
+            after=timedelta(minutes=routes.operations_after_minutes),
+            public_url=self._public_url,
+        )
+
+    async def _guard(self, conn: AsyncConnection, now: datetime) -> None:
+        through = await self._progress(conn)
+        report = await observing.guard(conn, now, through, self._agreed)
+        for source, reason in report.opened:
+            log.warning("a source fell silent: absence is held for its accounts", source=source, reason=reason)
+        for source, reason in report.closed:
+            log.info("a gap has ended", source=source, reason=reason)
+        await tell_operations(conn, self._operations(), await observing.read(conn, through, now), report.lost, now)
+        if report.changed:
+            await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
 
     def _reload(self) -> None:
         problems: list[str] = []
@@ -145,6 +184,10 @@ class ContextSource:
             problems.append(str(self._watcher.error))
         try:
             self._cards = scorecards.load(self._cards_dir)
+        except FileError as error:
+            problems.append(str(error))
+        try:
+            self._agreed = self._cadences()
         except FileError as error:
             problems.append(str(error))
         if problems and problems != self._problems:

@@ -15,6 +15,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health.gaps import Observed
+from health.source_bits import ANY
 from health.tables import accounts, health, touched
 
 EVERYBODY = datetime(1970, 1, 1, tzinfo=UTC)
@@ -173,6 +175,21 @@ async def postpone(
                 waiting_since=func.least(health.c.waiting_since, arrived_at),
             )
         )
+
+
+async def by_sources(
+    conn: AsyncConnection, account_ids: Sequence[str], observed: Observed
+) -> list[tuple[Observed, list[str]]]:
+    """The accounts in groups for which the same was observed: a gap holds those that its source has sent events of.
+    One group as long as no gap is of a single source."""
+    if not observed.bits:
+        return [(observed, list(account_ids))]
+    query = select(accounts.c.account_id, accounts.c.sources).where(accounts.c.account_id.in_(account_ids))
+    sources = {row.account_id: row.sources for row in await conn.execute(query)}
+    groups: dict[int, list[str]] = {}
+    for account_id in account_ids:
+        groups.setdefault(sources.get(account_id, ANY) & observed.bits, []).append(account_id)
+    return [(observed.seen_from(bits), some) for bits, some in groups.items()]
 
 
 def split_recent(

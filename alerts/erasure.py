@@ -13,7 +13,7 @@ from sqlalchemy import Table, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import deliveries, delivery_attempts, episodes, transitions
-from health.tables import health, score_history
+from health.tables import health, score_history, score_overrides
 
 Counts = dict[str, int]
 Clean = Callable[[AsyncConnection, Table, str, Any], Awaitable[int]]
@@ -26,6 +26,7 @@ CLEANED: Final[tuple[tuple[Table, str], ...]] = (
     (health, "name"),
     (health, "owner"),
     (score_history, "contributions"),
+    (score_overrides, "reason"),
     (episodes, "reason"),
     (episodes, "signals"),
     (episodes, "contributions"),
@@ -46,7 +47,7 @@ async def lock(conn: AsyncConnection, account_ids: Collection[str]) -> None:
 async def erase_account(conn: AsyncConnection, account_id: str, *, change: bool = True) -> Counts:
     """After ``lock``. Without ``change`` only counts."""
     places = _places([account_id])
-    order = (delivery_attempts, deliveries, transitions, episodes, score_history, health)
+    order = (delivery_attempts, deliveries, transitions, episodes, score_overrides, score_history, health)
     return {table.name: await _remove(conn, table, places[table], change) for table in order}
 
 
@@ -67,6 +68,7 @@ def _places(account_ids: Collection[str]) -> dict[Table, Any]:
     return {
         health: health.c.account_id.in_(ids),
         score_history: score_history.c.account_id.in_(ids),
+        score_overrides: score_overrides.c.account_id.in_(ids),
         episodes: episodes.c.account_id.in_(ids),
         transitions: transitions.c.episode_id.in_(of_episodes),
         deliveries: deliveries.c.account_id.in_(ids),

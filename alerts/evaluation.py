@@ -26,8 +26,7 @@ from alerts.outbox import cancel_waiting, enqueue
 from alerts.rules import Rule
 from alerts.telling import snapshot, tell
 from health import facts as reading
-from health import signals
-from health.columns import Facts
+from health import overrides, score_course, signals
 from health.instants import from_us
 from health.scorecards import Scores
 from health.signals import SignalTable
@@ -40,8 +39,8 @@ READINGS = 3
 """How often the facts are read until they fit together."""
 
 TORN_RETRY = timedelta(seconds=1)
-UNKNOWN_RETRY = timedelta(seconds=60)
-"""When a timer of an episode is due but its rule unknown."""
+UNKNOWN_RETRY = timedelta(hours=1)
+"""When a timer of an episode is due but its rule unknown. The end of a hold has everybody looked at anyway."""
 
 SOONEST = timedelta(milliseconds=500)
 """Never due again before this, so that a step that cannot be taken yet does not spin."""
@@ -118,11 +117,19 @@ async def _read(
 ) -> Batch:
     # The version first: facts that arrive while we read are then newer than what we say we have evaluated.
     rows = await _account_rows(conn, account_ids)
-    facts = await reading.read(conn, account_ids, now=now)
+    facts = await reading.read(
+        conn, account_ids, now=now, refs=context.refs, fleet=context.fleet, custom=context.rulebook.custom
+    )
     table = signals.compute(facts, [now], context.refs, context.observed)
-    scores = context.scorecards.score(table, facts, [row.band for row in rows])
-    _fill_in(table, facts, scores)
-    return Batch(now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, oldest_event_at=oldest)
+    by_hand = await overrides.read(conn, account_ids, now)
+    scores = context.scorecards.score(table, facts, [row.band for row in rows], by_hand)
+    _fill_in(table, scores)
+    past = await score_course.read(conn, account_ids, scores.scorecard, now, table.columns)
+    table.columns.update(score_course.changes(past, scores, table.columns))
+    return Batch(
+        now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, overrides=by_hand,
+        oldest_event_at=oldest,
+    )  # fmt: skip
 
 
 async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> list[AccountRow]:
@@ -170,14 +177,12 @@ async def _changed_meanwhile(conn: AsyncConnection, batch: Batch) -> list[int]:
     return [place for place, (account_id, row) in enumerate(known) if versions.get(account_id, NO_FACTS) != row.version]
 
 
-def _fill_in(table: SignalTable, facts: Facts, scores: Scores) -> None:
+def _fill_in(table: SignalTable, scores: Scores) -> None:
     """The signals that the scorecard makes. A score that lacks unobserved days is not comparable: unknown to the
     rules.
     """
-    score = np.where(scores.incomplete, np.nan, scores.score)[:, None]
     made: dict[str, npt.NDArray[Any]] = {
-        "score": score,
-        "score_change_28d": score - facts.score_28d_ago[:, None],
+        "score": np.where(scores.incomplete, np.nan, scores.score)[:, None],
         "band": np.array([[band] for band in scores.band], dtype=object),
     }
     table.columns.update({name: made[name] for name in made if name in table.columns})
@@ -198,7 +203,16 @@ async def _read_history(
         return Dated(facts=None, row_of={})
     places = sorted(needed)
     account_ids = [batch.facts.account_ids[place] for place in places]
-    facts = await reading.read(conn, account_ids, now=batch.now, history=True)
+    context = batch.context
+    facts = await reading.read(
+        conn,
+        account_ids,
+        now=batch.now,
+        refs=context.refs,
+        history=True,
+        fleet=context.fleet,
+        custom=context.rulebook.custom,
+    )
     return Dated(facts=facts, row_of={place: row for row, place in enumerate(places)})
 
 
@@ -263,8 +277,8 @@ def _earliest(first: datetime | None, second: datetime | None) -> datetime | Non
 def _due(batch: Batch, timers: Sequence[datetime | None]) -> list[datetime | None]:
     changes = signals.next_change(batch.facts, batch.now, batch.context.refs, batch.context.observed)
     result = []
-    for change, timer in zip(changes, timers, strict=True):
+    for change, timer, by_hand in zip(changes, timers, batch.overrides, strict=True):
         at = None if np.isnat(change) else from_us(int(change.astype(np.int64)))
-        soonest = _earliest(at, timer)
+        soonest = _earliest(_earliest(at, timer), None if by_hand is None else by_hand.expires_at)
         result.append(None if soonest is None else max(soonest, batch.now + SOONEST))
     return result

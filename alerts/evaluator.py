@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -21,6 +21,7 @@ from alerts import doors, metrics
 from alerts.context import Context, ContextSource
 from alerts.doors import Work
 from alerts.evaluation import Outcome, evaluate
+from alerts.ticks import is_time
 from health.tables import health
 
 log = structlog.get_logger("kizashi.evaluator")
@@ -53,7 +54,7 @@ class Evaluator:
             try:
                 worked = await self.step()
                 now = self.clock()
-                if swept_at is None or now >= swept_at + self.sweep_every:
+                if is_time(swept_at, self.sweep_every, now):
                     worked += await self.sweep()
                     swept_at = now
                 pause = 0.0 if worked else IDLE_SECONDS
@@ -122,7 +123,10 @@ class Evaluator:
             return []
         context = await self.context.read(conn, now)
         oldest = min(work.arrivals, default=None)
-        return await self._bisect(conn, account_ids, context, oldest, now)
+        outcomes: list[Outcome] = []
+        for observed, some in await doors.by_sources(conn, account_ids, context.observed):
+            outcomes += await self._bisect(conn, some, replace(context, observed=observed), oldest, now)
+        return outcomes
 
     async def _bisect(
         self, conn: AsyncConnection, account_ids: list[str], context: Context, oldest: datetime | None, now: datetime

@@ -11,9 +11,8 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.columns import Floats
+from health.arrays import Floats
 from health.instants import NEVER, from_us
-from health.scorecards import mrr_at_risk
 
 if TYPE_CHECKING:
     from alerts.observing import Batch
@@ -72,7 +71,7 @@ async def write_health(
     conn: AsyncConnection, batch: Batch, due_at: Sequence[datetime | None], open_alerts: Mapping[str, int]
 ) -> None:
     """Every column of the lists, and the last score of the day."""
-    at_risk = mrr_at_risk(batch.facts.numbers["mrr"], batch.scores.band, batch.context.scorecards.at_risk)
+    at_risk = batch.facts.numbers["mrr"] * batch.scores.at_risk
     rows = [_row(batch, place, at_risk, due_at[place], open_alerts) for place in range(len(batch.facts))]
     encoded = msgspec.json.encode(rows).decode()
     await conn.execute(_UPDATE, {"rows": encoded})

@@ -28,4 +28,7 @@ SWEEP_LAST_SUCCESS = Gauge(
     "kizashi_sweep_last_success_timestamp_seconds",
     "When the sweep for missed accounts last ended well; a dead-man's switch",
 )
+INGESTION_HELD = Gauge(
+    "kizashi_ingestion_held_seconds", "For how long data has been incomplete, so that absence is not believed; 0: it is"
+)
 UNREACHABLE = Counter("kizashi_alerts_unreachable_total", "Alerts for which nobody could be found to tell", ["rule"])

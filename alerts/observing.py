@@ -20,7 +20,7 @@ from alerts.rules import Rule, evaluate_all
 from health import signals
 from health.columns import Facts
 from health.instants import from_us
-from health.scorecards import Scores
+from health.scorecards import Override, Scores
 from health.signals import SignalTable
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Batch:
     rows: Sequence[AccountRow]
     table: SignalTable
     scores: Scores
+    overrides: Sequence[Override | None]
     oldest_event_at: datetime | None
 
     def signals_of(self, place: int) -> dict[str, Any]:

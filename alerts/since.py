@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from alerts.rules import Rule
 from health import signals
+from health.catalogue import SCORE_SIGNALS
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import from_us
@@ -24,12 +25,10 @@ GRID_DAYS = (*range(90), *range(90, 735, 7))
 """The midnights, in days back, at which the start of an episode is looked for: daily, as far as there are day
 counts, then weekly. One that began two years ago is dated to there."""
 
-SCORED = frozenset({"score", "score_change_28d", "band"})
-"""Signals that are made from a scorecard; they have no past that facts alone could tell."""
-
 
 def scored(rule: Rule) -> bool:
-    return any(ref.name in SCORED for ref in rule.when.refs)
+    """Whether it speaks of what a scorecard makes; that has no past that facts alone could tell."""
+    return any(ref.name in SCORE_SIGNALS for ref in rule.when.refs)
 
 
 def began(

@@ -33,6 +33,7 @@ from consumers.events import (
 )
 from consumers.kinds import ERASED_USER
 from consumers.registers import Registers, to_json
+from health.source_bits import source_bit
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 IMPORTED: Final = "#import"
@@ -59,7 +60,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "account_attributes": ("account_id", "fields"),
     "accounts": (
         "account_id", "first_event_at", "last_event_at", "started_at", "last_login_at", "last_activity_at",
-        "last_contact_at", "events", "logins", "version", "changed_at", "imported_until",
+        "last_contact_at", "events", "logins", "version", "changed_at", "imported_until", "sources",
     ),
 }  # fmt: skip
 
@@ -101,7 +102,7 @@ class Account:
 
     __slots__ = (
         "events", "first", "imported", "last", "last_activity", "last_contact", "last_login", "late", "logins",
-        "months", "started",
+        "months", "sources", "started",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -112,6 +113,7 @@ class Account:
         self.last_contact: int | None = None
         self.events = self.logins = 0
         self.imported = False
+        self.sources = 0  # health/source_bits.py
         self.months: dict[int, Month] = {}
         self.late: dict[tuple[int, int], list[int]] = {}  # (day, arrival day): [logins, events]
 
@@ -119,9 +121,10 @@ class Account:
 class Source:
     """Of one source: first, last, newest live arrival, events by hour since 1970, live and imported."""
 
-    __slots__ = ("first", "hours", "imported_hours", "last", "live")
+    __slots__ = ("bit", "first", "hours", "imported_hours", "last", "live")
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, name: str, at: int) -> None:
+        self.bit = source_bit(name)
         self.first = self.last = at
         self.live: int | None = None
         self.hours: dict[int, int] = {}
@@ -214,11 +217,12 @@ def _add(state: State, event: Event, arrived: int) -> None:
 
     source = state.sources.get(event.source)
     if source is None:
-        source = state.sources[event.source] = Source(at)
+        source = state.sources[event.source] = Source(event.source, at)
     elif at > source.last:
         source.last = at
     elif at < source.first:
         source.first = at
+    account.sources |= source.bit
     hour = day * 24 + seconds // 3600
     if event.import_id is None:
         source.hours[hour] = source.hours.get(hour, 0) + 1
@@ -322,7 +326,7 @@ def _finish(state: State, now_us: int) -> Fold:
         "account_attributes": [(name, to_json(fields)) for name, fields in _sorted(state.attributes)],
         "accounts": [
             (name, a.first, a.last, a.started, a.last_login, a.last_activity, a.last_contact, a.events, a.logins, 1,
-             now_us, now_us if a.imported else None)
+             now_us, now_us if a.imported else None, a.sources)
             for name, a in accounts
         ],
         **_months(accounts),

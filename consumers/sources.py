@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path as FilePath
@@ -60,6 +61,8 @@ class Source:
     account: tuple[Path, ...] = ()
     traits: Mapping[str, str] = field(default_factory=dict)
     events: tuple[tuple[tuple[str, ...], Rule], ...] = ()
+    cadence: timedelta | None = None
+    """How often it delivers, when it does not send as things happen."""
     rule: Callable[[str], Rule | None] = field(init=False, repr=False)
     """The first rule for events of this name; None: the defaults hold."""
     id_names: Mapping[str, int] = field(init=False, repr=False)
@@ -92,6 +95,11 @@ class Sources:
 
     named: Mapping[str, Source] = field(default_factory=dict)
     topics: tuple[Topic, ...] = ()
+
+    @property
+    def cadences(self) -> Mapping[str, timedelta]:
+        """How often each source delivers that says so."""
+        return {name: source.cadence for name, source in self.named.items() if source.cadence is not None}
 
     def of(self, name: str) -> Source:
         """The source of that name, else the default one under that name. Never fails."""
@@ -135,6 +143,12 @@ class SourceEntry(_Part):
     account: list[str] = Field(default=[], description="JMESPath of the account's id, tried in order: context.groupId")
     traits: dict[str, str] = Field(default={}, description="The vendor's trait of an account: the attribute it is here")
     events: list[EventEntry] = Field(default=[], description="The first entry that matches counts")
+    cadence: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,3}[dhm]$",
+        description="How often it delivers what others send as it happens: 24h. Then its silence is none until a "
+        "delivery is overdue by a quarter of that",
+    )
 
 
 class TopicEntry(_Part):
@@ -156,6 +170,7 @@ _KEYS: Final = frozenset(
     [*(name for part in (SourcesFile, SourceEntry, TopicEntry, EventEntry) for name in part.model_fields), "from"]
 )
 _PLAIN: Final = Source()
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def load(path: FilePath) -> Sources:
@@ -207,7 +222,12 @@ def _source(name: str, entry: SourceEntry) -> Source:
         account=tuple(map(Path, entry.account)),
         traits=entry.traits,
         events=tuple((event.names, _rule(event)) for event in entry.events),
+        cadence=None if entry.cadence is None else _duration(entry.cadence),
     )
+
+
+def _duration(text: str) -> timedelta:
+    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 def _rule(entry: EventEntry) -> Rule:

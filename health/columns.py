@@ -1,8 +1,8 @@
 """The facts of a batch of accounts as columns: what signals are computed from. Pure; ``health/facts.py`` reads them.
 
 A accounts, D days (the last is today), rows of a kind sorted by account. Instants are µs (``health/instants.py``).
-Days are UTC days for every account; an account's own time zone would shift ``first_day_us`` per account and nothing
-else.
+Day arrays are UTC days for every account: what is counted per day is kept per UTC day. What is kept as instants and
+dates goes by the account's own days (``health/days.py``).
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from health.arrays import Bools, Floats, Ints, Texts
+from health.custom import NONE, CustomSignal
+from health.days import Places
 from health.instants import DAY, Instants, from_us
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Texts = npt.NDArray[np.object_]
+from health.rhythm import SHIPPED, Fleet
 
 NUMBER_ATTRIBUTES = ("mrr", "seats")
-TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency")
+HISTORY_NUMBERS = ("mrr", "seats")
+TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency", "timezone", "country")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,45 @@ class Users(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActiveDays(Rows):
+    """On which days (since 1970) anybody did anything, ascending per account, as far back as rhythms look."""
+
+    day: Ints
+
+    @classmethod
+    def none(cls) -> ActiveDays:
+        return cls(account=np.empty(0, dtype=np.int64), day=np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Features(Rows):
     name: Texts
     first_at: Instants
     last_at: Instants
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureDays(Rows):
+    """Which feature was used when: ``active`` (R, D)."""
+
+    name: Texts
+    active: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class History(Rows):
+    """Every value of the numeric attributes in HISTORY_NUMBERS, in time order per account; NaN for none."""
+
+    attribute: Texts
+    at: Instants
+    value: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sessions(Rows):
+    """When each session was first attended."""
+
+    at: Instants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +111,33 @@ class Records(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class Surveys(Rows):
-    """Answers in time order per account; ``nps`` is NaN for another survey."""
+    """Answers in time order per account; ``nps`` and ``csat`` are NaN for another survey."""
 
     at: Instants
     nps: Floats
+    csat: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Rows):
+    """The events that one signal of configuration is made from, in time order per account; what is kept per day, at
+    the day's beginning. ``number`` NaN and ``text`` None: the event does not say."""
+
+    at: Instants
+    number: Floats
+    text: Texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """See the module. Tickets, payments, surveys are complete from ``first_day_us`` on, and in what is open or latest.
+    """See the module. What no signal in use needs was not read: it is empty, its day arrays are 0.
+
+    Tickets, payments, surveys, sessions are complete from ``first_day_us`` on, and in what is open or latest.
 
     ``known_from`` says per attribute since when its present value stands, where history was read; without it
     attributes count as having been so all along. ``announced`` says per attribute when a value that was announced
-    takes effect next (NEVER: none). ``start`` is started_at, else the first event, else when the account was first
+    takes effect next (NEVER: none). ``custom`` are the signals of configuration that were read for, ``chosen`` their
+    events. ``start`` is started_at, else the first event, else when the account was first
     seen here.
     """
 
@@ -104,20 +153,32 @@ class Facts:
     active: Bools
     users: Users
     features: Features
+    feature_days: FeatureDays
     tickets: Records
     payments: Records
     milestones: Records
     goals: Records
     surveys: Surveys
+    sessions: Sessions
+    history: History
     numbers: Mapping[str, Floats]
     texts: Mapping[str, Texts]
     renewal_at: Instants
     known_from: Mapping[str, Instants]
     score_28d_ago: Floats
     announced: Mapping[str, Instants] = field(default_factory=dict)
+    active_days: ActiveDays = field(default_factory=ActiveDays.none)
+    fleet: Fleet = SHIPPED
+    custom: Mapping[str, CustomSignal] = field(default_factory=lambda: NONE)
+    chosen: Mapping[str, Chosen] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.account_ids)
+
+    @cached_property
+    def places(self) -> Places:
+        """Time zone and country of each account."""
+        return Places.of(self.texts["timezone"], self.texts["country"])
 
     @property
     def now(self) -> datetime:
@@ -141,7 +202,7 @@ class Facts:
             if isinstance(value, Rows):
                 value = value.take(index)
             elif isinstance(value, dict):
-                value = {k: v[index] for k, v in value.items()}
+                value = {k: v.take(index) if isinstance(v, Rows) else v[index] for k, v in value.items()}
             elif isinstance(value, np.ndarray):
                 value = value[index]
             values[column.name] = value

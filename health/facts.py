@@ -11,9 +11,11 @@ Read after the account's health row is locked, so that nothing applied before is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -21,23 +23,42 @@ import numpy.typing as npt
 from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health.arrays import Bools, Floats, Ints, Texts
+from health.catalogue import SIGNALS, Signal, SignalRef
 from health.columns import (
+    HISTORY_NUMBERS,
     NUMBER_ATTRIBUTES,
     TEXT_ATTRIBUTES,
-    Bools,
+    ActiveDays,
+    Chosen,
     Facts,
+    FeatureDays,
     Features,
-    Floats,
-    Ints,
+    History,
     Records,
+    Sessions,
     Surveys,
-    Texts,
     Users,
 )
+from health.custom import NONE, CustomSignal
+from health.custom_facts import choose
 from health.instants import DAY, NEVER, Instants, from_us, to_us
+from health.rhythm import Fleet
+from health.signals.table import defined
+from health.signals.view import Definition
 
-DEFAULT_DAYS: Final = 92
-"""Length of the day arrays: the longest window of 56 days, and room to look back for when an episode began."""
+Row = RowMapping | Mapping[str, Any]
+
+LOOK_BACK_DAYS: Final = 36
+"""Room in the day arrays before the longest window, to look back for when an episode began."""
+LEAST_DAYS: Final = 92
+"""Of the day arrays, and of how far back surveys, tickets and payments are complete."""
+
+ALL_REFS: Final = frozenset(SignalRef(name, signal.parameter) for name, signal in SIGNALS.items())
+"""Every signal; what its argument is does not matter to what is read."""
+
+RHYTHM_DAYS: Final = 1100
+"""How far back days of activity are read for the rhythm: three years, after which a pause hardly weighs any more."""
 
 STATUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "ticket": ("open", "pending", "solved", "closed"),
@@ -97,6 +118,15 @@ FROM {_WANTED}
 JOIN account_months m ON m.account_id = wanted.account_id AND m.month BETWEEN CAST(:first AS date) AND CAST(:today AS
 date) """)
 
+DAYS_OF_MONTHS: Final = text(f"""
+SELECT {_PLACE},
+  string_agg(date_send(m.month), '') AS month,
+  string_agg(int4send(m.active_days), '') AS active
+FROM {_WANTED}
+JOIN account_months m ON m.account_id = wanted.account_id AND m.month >= CAST(:first AS date)
+""")
+"""For ``months_as_days``: the days of activity of some accounts from a month on."""
+
 _USERS = text(f"""
 SELECT {_PLACE},
   string_agg(date_send(m.month), '') AS month,
@@ -104,6 +134,15 @@ SELECT {_PLACE},
   string_agg(int4send(m.active_days), '') AS active
 FROM {_WANTED}
 JOIN user_months m ON m.account_id = wanted.account_id AND m.month BETWEEN CAST(:first AS date) AND CAST(:today AS date)
+""")
+
+_FEATURE_DAYS = text(f"""
+SELECT {_PLACE}, array_agg(m.feature) AS name,
+  string_agg(date_send(m.month), '') AS month,
+  string_agg(int4send(m.active_days), '') AS active
+FROM {_WANTED}
+JOIN feature_months m ON m.account_id = wanted.account_id
+  AND m.month BETWEEN CAST(:first AS date) AND CAST(:today AS date)
 """)
 
 _FEATURES = text(f"""
@@ -128,23 +167,50 @@ SELECT {_PLACE}, array_agg(r.kind) AS kind, array_agg(r.{_register("status")}) A
 FROM {_WANTED}
 JOIN records r ON r.account_id = wanted.account_id
 JOIN (VALUES {_KINDS}) AS k(kind, s0, s1, s2, s3) ON k.kind = r.kind
-WHERE r.kind IN ('milestone', 'goal') OR r.last_at >= CAST(:since AS timestamptz)
-  OR r.{_register("status")} IN ('open', 'pending', 'failed', 'overdue')
+WHERE r.kind = ANY(CAST(:kinds AS text[])) AND (
+  r.kind IN ('milestone', 'goal') OR r.last_at >= CAST(:since AS timestamptz)
+  OR r.{_register("status")} IN ('open', 'pending', 'failed', 'overdue'))
 """)
 
 _SURVEYS = text(f"""
 SELECT string_agg(int4send((place - 1)::int4), '') AS place,
   string_agg(timestamptz_send(at), '') AS at,
-  string_agg(float8send(coalesce(nps, 'NaN')), '') AS nps
+  string_agg(float8send(coalesce(nps, 'NaN')), '') AS nps,
+  string_agg(float8send(coalesce(csat, 'NaN')), '') AS csat
 FROM (
   SELECT wanted.place, r.last_at AS at,
-    CASE WHEN r.{_register("survey")} = 'nps' AND jsonb_typeof(r.fields->'score'->'v') = 'number'
-      THEN (r.{_register("score")})::float8 END AS nps,
+    {
+    ", ".join(
+        f"CASE WHEN r.{_register('survey')} = '{kind}' AND jsonb_typeof(r.fields->'score'->'v') = 'number' "
+        f"THEN (r.{_register('score')})::float8 END AS {kind}"
+        for kind in ("nps", "csat")
+    )
+},
     row_number() OVER (PARTITION BY wanted.place, r.{_register("survey")} ORDER BY r.last_at DESC) AS newest
   FROM {_WANTED}
   JOIN records r ON r.account_id = wanted.account_id AND r.kind = 'survey'
 ) answers
 WHERE newest = 1 OR at >= CAST(:since AS timestamptz)
+""")
+
+_SESSIONS = text(f"""
+SELECT {_PLACE}, string_agg(timestamptz_send(r.first_at), '') AS at
+FROM {_WANTED}
+JOIN records r ON r.account_id = wanted.account_id AND r.kind = 'session'
+  AND r.first_at >= CAST(:since AS timestamptz)
+""")
+
+_NUMBERS = text(f"""
+SELECT {_PLACE}, array_agg(h.attribute) AS attribute, array_agg(h.value #>> '{{}}') AS value,
+  string_agg(timestamptz_send(h.valid_from), '') AS at
+FROM {_WANTED}
+JOIN (
+  SELECT account_id, attribute, valid_from, value, row_number() OVER (
+    PARTITION BY account_id, attribute, valid_from ORDER BY event_key COLLATE "C" DESC) AS newest
+  FROM account_history
+  WHERE account_id = ANY(CAST(:ids AS text[])) AND attribute = ANY(CAST(:attributes AS text[]))
+    AND valid_from <= CAST(:now AS timestamptz)
+) h ON h.account_id = wanted.account_id AND h.newest = 1
 """)
 
 _HISTORY = text(f"""
@@ -191,50 +257,137 @@ async def read(
     account_ids: Sequence[str],
     *,
     now: datetime,
-    days: int = DEFAULT_DAYS,
+    refs: Iterable[SignalRef] | None = None,
     history: bool = False,
+    fleet: Fleet | None = None,
+    custom: Mapping[str, CustomSignal] = NONE,
 ) -> Facts:
     """The facts of ``account_ids`` (distinct), in that order, as they stand in the database.
 
-    An account without any row has no start, and its signals are unknown. With ``history`` the columns tell since when
-    the present value of plan, MRR, … stands, so that signals at past instants are not computed from later values;
-    that reads every kept value of those accounts, so ask for it for a few. Raises ValueError for a naive ``now``.
+    Only what the signals ``refs`` need is read (None: every signal), and as many days as they look back. An account
+    without any row has no start, and its signals are unknown. With ``history`` the columns tell since when the present
+    value of plan, MRR, … stands, so that signals at past instants are not computed from later values; that reads every
+    kept value of those accounts, so ask for it for a few. Signals of rhythm need the ``fleet``, with which the days of
+    activity of RHYTHM_DAYS are read. ``custom``: the signals of configuration that ``refs`` may name. Raises ValueError
+    for a naive ``now``.
     """
-    now_us = to_us(now)
-    today_us = now_us - now_us % DAY
-    first_us = today_us - (days - 1) * DAY
-    today = date(1970, 1, 1) + timedelta(days=today_us // DAY)
-    first_day = today - timedelta(days=days - 1)
-    ids = list(account_ids)
-    window = {"ids": ids, "first": first_day.replace(day=1), "today": today}
-    recent = {"ids": ids, "since": from_us(first_us)}
-    accounts = await _one(conn, _ACCOUNTS, {"ids": ids, "score_day": today - timedelta(days=28)})
-    months = await _one(conn, _MONTHS, window)
-    users = await _one(conn, _USERS, window)
-    features = await _one(conn, _FEATURES, {"ids": ids})
-    records = await _one(conn, _RECORDS, recent)
-    surveys = await _one(conn, _SURVEYS, recent)
-    named = {"ids": ids, "attributes": list(_HISTORY_ATTRIBUTES)}
+    names = {SignalRef(name) for name in custom} | ALL_REFS if refs is None else set(refs)
+    wanted = Wanted.of([defined(ref, custom) for ref in names])
+    in_use = {ref.name: custom[ref.name] for ref in names if ref.name in custom}
+    reading = _Reading(conn, list(account_ids), now, wanted)
+    columns = _account_columns(await reading.accounts())
+    named = {"ids": reading.ids, "attributes": list(_HISTORY_ATTRIBUTES)}
     announcements = (await conn.execute(_ANNOUNCED, named)).all()
     known = await _one(conn, _HISTORY, {**named, "now": now}) if history else None
-    span = _Span(first_day=first_day, days=days)
-    columns = _account_columns(accounts)
+    if fleet is not None:
+        columns |= {"fleet": fleet, "active_days": await reading.active_days()}
+    records = await reading.records()
     return Facts(
-        account_ids=tuple(ids),
-        now_us=now_us,
-        first_day_us=first_us,
+        account_ids=tuple(reading.ids),
+        now_us=reading.now_us,
+        first_day_us=reading.first_us,
         **columns,
-        **_day_columns(months, len(ids), span),
-        users=_users(users, span),
-        features=_features(features),
+        **_day_columns(await reading.months(), len(reading.ids), reading.span),
+        users=_users(await reading.users(), reading.span),
+        features=_features(await reading.features()),
+        feature_days=_feature_days(await reading.feature_days(), reading.span),
         tickets=_records(records, "ticket"),
         payments=_records(records, "payment"),
         milestones=_records(records, "milestone"),
         goals=_records(records, "goal"),
-        surveys=_surveys(surveys),
-        known_from=_known_from(known, len(ids)) if known is not None else {},
-        announced=_announced(announcements, columns, now_us),
+        surveys=_surveys(await reading.surveys()),
+        sessions=_sessions(await reading.sessions()),
+        history=_numbers(await reading.numbers()),
+        known_from=_known_from(known, len(reading.ids)) if known is not None else {},
+        announced=_announced(announcements, columns, reading.now_us),
+        custom=MappingProxyType(in_use),
+        chosen={name: await reading.chosen(signal) for name, signal in in_use.items()},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which facts some signals need: ``parts`` are words of the catalogue's ``needs``; ``days`` of the day arrays."""
+
+    parts: frozenset[str]
+    days: int
+    rhythm: bool
+    counts: bool
+
+    @classmethod
+    def of(cls, signals: Iterable[tuple[Signal, Definition | None]]) -> Wanted:
+        chosen = list(signals)
+        counted = [signal for signal, _ in chosen if "account_months" in signal.needs]
+        reach = max((max(d.window_days or 0, d.reach_days) for _, d in chosen if d is not None), default=0)
+        return cls(
+            parts=frozenset(part for signal, _ in chosen for part in signal.needs),
+            days=max(LEAST_DAYS, reach + LOOK_BACK_DAYS),
+            rhythm=any("fleets" in signal.needs for signal in counted),
+            counts=any("fleets" not in signal.needs for signal in counted),
+        )
+
+
+_NOTHING: Final[dict[str, None]] = defaultdict(lambda: None)
+
+
+class _Reading:
+    """The queries of one batch; what is not wanted is not asked for and comes out empty."""
+
+    def __init__(self, conn: AsyncConnection, ids: list[str], now: datetime, wanted: Wanted) -> None:
+        self._conn = conn
+        self._now = now
+        self._wanted = wanted
+        self.ids = ids
+        self.now_us = to_us(now)
+        today_us = self.now_us - self.now_us % DAY
+        self.first_us = today_us - (wanted.days - 1) * DAY
+        self._today = date(1970, 1, 1) + timedelta(days=today_us // DAY)
+        first_day = self._today - timedelta(days=wanted.days - 1)
+        self.span = _Span(first_day=first_day, days=wanted.days)
+        self._months = {"ids": ids, "first": first_day.replace(day=1), "today": self._today}
+        self._recent = {"ids": ids, "since": from_us(self.first_us)}
+
+    async def accounts(self) -> Row:
+        score_day = self._today - timedelta(days=28)
+        return await _one(self._conn, _ACCOUNTS, {"ids": self.ids, "score_day": score_day})
+
+    async def active_days(self) -> ActiveDays:
+        first = (self._today - timedelta(days=RHYTHM_DAYS)).replace(day=1)
+        row = await self._if(self._wanted.rhythm, DAYS_OF_MONTHS, {"ids": self.ids, "first": first})
+        account, day = months_as_days(row)
+        return ActiveDays(account=account, day=day)
+
+    async def months(self) -> Row:
+        return await self._if(self._wanted.counts, _MONTHS, self._months)
+
+    async def users(self) -> Row:
+        return await self._if("user_months" in self._wanted.parts, _USERS, self._months)
+
+    async def features(self) -> Row:
+        return await self._if("features" in self._wanted.parts, _FEATURES, {"ids": self.ids})
+
+    async def feature_days(self) -> Row:
+        return await self._if("feature_months" in self._wanted.parts, _FEATURE_DAYS, self._months)
+
+    async def records(self) -> Row:
+        kinds = [kind for kind in STATUSES if f"{kind}s" in self._wanted.parts]
+        return await self._if(bool(kinds), _RECORDS, {**self._recent, "kinds": kinds})
+
+    async def surveys(self) -> Row:
+        return await self._if("surveys" in self._wanted.parts, _SURVEYS, self._recent)
+
+    async def sessions(self) -> Row:
+        return await self._if("sessions" in self._wanted.parts, _SESSIONS, self._recent)
+
+    async def numbers(self) -> Row:
+        values = {"ids": self.ids, "attributes": list(HISTORY_NUMBERS), "now": self._now}
+        return await self._if("account_history" in self._wanted.parts, _NUMBERS, values)
+
+    async def chosen(self, signal: CustomSignal) -> Chosen:
+        return await choose(self._conn, self.ids, signal, now=self._now, since=from_us(self.first_us))
+
+    async def _if(self, wanted: bool, query: TextClause, values: Mapping[str, Any]) -> Row:
+        return await _one(self._conn, query, values) if wanted else _NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +472,7 @@ def _bits(value: bytes | None) -> Bools:
     return ((_int32(value)[:, None] >> np.arange(_MONTH_DAYS)) & 1).astype(np.bool_)
 
 
-def _account_columns(row: RowMapping) -> dict[str, Any]:
+def _account_columns(row: Row) -> dict[str, Any]:
     order = np.argsort(_int32(row["place"]))
     times = {
         name: _time(row[name])[order]
@@ -346,7 +499,7 @@ def _account_columns(row: RowMapping) -> dict[str, Any]:
     }
 
 
-def _day_columns(row: RowMapping, size: int, span: _Span) -> dict[str, Any]:
+def _day_columns(row: Row, size: int, span: _Span) -> dict[str, Any]:
     place, month = _int32(row["place"]), _int32(row["month"])
     return {
         "logins": span.scatter(place, month, _day_arrays(row["logins"]), size),
@@ -355,7 +508,17 @@ def _day_columns(row: RowMapping, size: int, span: _Span) -> dict[str, Any]:
     }
 
 
-def _users(row: RowMapping, span: _Span) -> Users:
+def months_as_days(row: Row) -> tuple[Ints, Ints]:
+    """(account, day since 1970) of the row of DAYS_OF_MONTHS, ascending: a row per account and active day."""
+    bits = _int32(row["active"]).astype(np.uint32)
+    month, place_in_month = np.nonzero((bits[:, None] >> np.arange(_MONTH_DAYS, dtype=np.uint32)) & 1)
+    first = _int32(row["month"]) + (_PG_EPOCH - date(1970, 1, 1)).days
+    account, day = _int32(row["place"])[month], first[month] + place_in_month
+    order = np.lexsort((day, account))
+    return account[order], day[order]
+
+
+def _users(row: Row, span: _Span) -> Users:
     """Users are told apart by 64 bits of their id within the account."""
     place, user = _int32(row["place"]), _int64(row["user_hash"])
     order = np.lexsort((user, place))
@@ -367,7 +530,20 @@ def _users(row: RowMapping, span: _Span) -> Users:
     return Users(account=place[first], active=active)
 
 
-def _features(row: RowMapping) -> Features:
+def _feature_days(row: Row, span: _Span) -> FeatureDays:
+    place, name = _int32(row["place"]), _object(row["name"])
+    pairs = list(zip(place.tolist(), name.tolist(), strict=True))
+    numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+    number = np.array([numbers[pair] for pair in pairs], dtype=np.int64)
+    active = span.scatter(number, _int32(row["month"]), _bits(row["active"]), len(numbers))
+    return FeatureDays(
+        account=np.array([place for place, _ in numbers], dtype=np.int64),
+        name=_object([name for _, name in numbers]),
+        active=active,
+    )
+
+
+def _features(row: Row) -> Features:
     place = _int32(row["place"])
     order = np.argsort(place, kind="stable")
     return Features(
@@ -378,7 +554,7 @@ def _features(row: RowMapping) -> Features:
     )
 
 
-def _records(row: RowMapping, kind: str) -> Records:
+def _records(row: Row, kind: str) -> Records:
     chosen = np.flatnonzero(_object(row["kind"]) == kind)
     place = _int32(row["place"])[chosen]
     chosen = chosen[np.argsort(place, kind="stable")]
@@ -396,13 +572,28 @@ def _records(row: RowMapping, kind: str) -> Records:
     )
 
 
-def _surveys(row: RowMapping) -> Surveys:
+def _surveys(row: Row) -> Surveys:
     place, at = _int32(row["place"]), _time(row["at"])
     order = np.lexsort((at, place))
-    return Surveys(account=place[order], at=at[order], nps=_float64(row["nps"])[order])
+    return Surveys(
+        account=place[order], at=at[order], nps=_float64(row["nps"])[order], csat=_float64(row["csat"])[order]
+    )
 
 
-def _known_from(row: RowMapping, size: int) -> dict[str, Instants]:
+def _sessions(row: Row) -> Sessions:
+    place, at = _int32(row["place"]), _time(row["at"])
+    order = np.lexsort((at, place))
+    return Sessions(account=place[order], at=at[order])
+
+
+def _numbers(row: Row) -> History:
+    place, at = _int32(row["place"]), _time(row["at"])
+    order = np.lexsort((at, place))
+    value = np.array([_number(value) for value in row["value"] or ()], dtype=np.float64)
+    return History(account=place[order], attribute=_object(row["attribute"])[order], at=at[order], value=value[order])
+
+
+def _known_from(row: Row, size: int) -> dict[str, Instants]:
     place, attribute, valid_from = _int32(row["place"]), _object(row["attribute"]), _time(row["valid_from"])
     known: dict[str, Instants] = {}
     for name in _HISTORY_ATTRIBUTES:

@@ -1,7 +1,8 @@
 """Observed time: absence is only believed for time during which we looked. Pure.
 
 ``observed`` time is everything up to ``through`` but for the gaps that are open or lost; a refilled gap counts as
-observed. The accounts of a gap's source are not known, so every gap counts for every account: late beats false.
+observed. A gap counts for the accounts that its source has ever sent events of (``seen_from``); one of every source for
+all.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from health.instants import ENDLESS, NEVER, Instants, to_us
+from health.source_bits import ANY, source_bit
 
-GapState = Literal["open", "refilled", "lost"]
+GapState = Literal["open", "refilled", "lost", "awaited"]
+"""``awaited``, never stored: since the newest event of a source that delivers now and then, until its next delivery.
+That time counts as silence for nobody, but holds nothing and leaves windows as they are."""
 
 TOLERANCE = timedelta(seconds=120)
 """How old the position may be before absence rules are held."""
@@ -58,6 +62,29 @@ class Observed:
     def _spans(self) -> tuple[Instants, Instants, Instants]:
         """Starts, lengths, and lengths before each start of the united open and lost gaps, in time order."""
         return _united([gap for gap in self.gaps if gap.state != "refilled"])
+
+    def seen_from(self, sources: int) -> Observed:
+        """As it matters to accounts with these ``sources`` (``source_bits``): without the gaps of all others."""
+        if sources == ANY or all(gap.source is None for gap in self.gaps):
+            return self
+        return Observed(
+            self.through, tuple(gap for gap in self.gaps if gap.source is None or source_bit(gap.source) & sources)
+        )
+
+    @cached_property
+    def bits(self) -> int:
+        """Those of all sources that have a gap."""
+        bits = 0
+        for gap in self.gaps:
+            bits |= 0 if gap.source is None else source_bit(gap.source)
+        return bits
+
+    @cached_property
+    def delivered(self) -> Observed:
+        """The same as if no delivery were awaited."""
+        if all(gap.state != "awaited" for gap in self.gaps):
+            return self
+        return Observed(self.through, tuple(gap for gap in self.gaps if gap.state != "awaited"))
 
     @cached_property
     def edges_us(self) -> Instants:

@@ -21,15 +21,48 @@ signals. This page is generated from `health/catalogue.py`; after a change there
   not observed (gaps that are open or lost, and what has not been applied yet). An account that never did it counts from
   its start: its contract or trial, else its first event, else the day it was first seen here.
 - Windows (`…_7d`, `…_28d`) are UTC days, today being the last one. A window that touches a gap is NULL.
+- *Days*: whose days a signal counts in. `utc`: what is counted per day is kept per UTC day, for every account alike.
+  `zone`: dates of the account's `timezone` attribute (an IANA name such as `Asia/Tokyo`; UTC without a known one).
+  Empty: days play no part, or elapsed time is exact.
+- Business days leave out weekends and public holidays of the account's `country` attribute (an ISO 3166 code such as
+  `JP`); without a known one, Monday to Friday are business days.
 - *Absence*: the value may only mean that nobody looked. Rules that use it are held while data is incomplete.
 - A past instant is answered as far as the facts tell, else NULL: before the last login, the one before it is not known;
   within a past day, a daily sum is known only if the day makes no difference.
 - A ticket, payment, milestone or goal keeps per status the last time it was taken. At a past instant it had the status
   taken last by then.
-- `failed_payments_30d` goes by exact time (30 × 24 hours), `days_to_renewal` and overdue milestones by UTC date.
+- Tickets, payments and sessions in a window go by exact time: 30 days are 30 × 24 hours.
 
-| signal | type | unit | absence | meaning | 意味 |
-|---|---|---|---|---|---|
+## Signals of your own
+
+`rules/signals.yaml` beside the rules declares more, by the schema `rules/signals.schema.json`; rules name them like any
+other. They are derived from facts that are kept anyway, so that they are exact back to the first event, imported and
+replayed ones included; `replay` is not needed for them. Of an attribute only its present value is known.
+
+```yaml
+signals:
+  - name: exports_28d
+    measure: sum            # count | sum | last | distinct | attribute
+    event: usage            # login, usage, custom, or a record: ticket, payment, survey, milestone, goal, …
+    of: quantity            # the field that is summed, told apart or taken; user and record are fields, too
+    where: {feature: export}  # fields of the event, each one value or a list; properties.tier goes deeper
+    days: 28
+    unit: exports
+    meaning: {en: "Exports in the last 28 days", ja: "直近28日間の出力数"}
+  - name: employees
+    measure: attribute
+    of: employees
+    meaning: {en: "Employees of the account", ja: "従業員数"}
+```
+
+Logins and usage are kept per UTC day: count of logins; sum of quantity, distinct of day or of feature of usage. Other
+events are kept one by one and counted by exact time. Signals over a window are absence. What is not kept, such as
+properties of usage, is refused; send it as a custom event. Scorecards take signals of the catalogue alone.
+
+## The catalogue
+
+| signal | type | unit | days | absence | meaning | 意味 |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -40,7 +73,8 @@ def page() -> str:
 def _row(signal: Signal) -> str:
     name = f"{signal.name}['{signal.parameter}']" if signal.parameter else signal.name
     absence = "yes" if signal.absence else ""
-    cells = (f"`{name}`", signal.type, signal.unit, absence, signal.meaning["en"], signal.meaning["ja"])
+    words = signal.meaning
+    cells = (f"`{name}`", signal.type, signal.unit, signal.day_border, absence, words["en"], words["ja"])
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     MetaData,
     Numeric,
     Table,
@@ -84,6 +85,7 @@ accounts = Table(
     fact("version", BigInteger, "add", nullable=False, server_default="0"),  # +1 per batch that touched the account
     fact("changed_at", TZ, "max", nullable=False),  # wall time of the last batch
     fact("imported_until", TZ, "max"),  # wall time of the last applied row of an import
+    fact("sources", BigInteger, "or", nullable=False, server_default="0"),  # health/source_bits.py; -1: any
     comment="The account row: hot, no index beside its key, written last in each transaction",
     postgresql_with={"fillfactor": 70},
 )
@@ -258,6 +260,23 @@ gaps = Table(
     comment="Time during which a source was not observed; days-since subtract open and lost gaps",
 )
 
+watch = Table(
+    "watch",
+    metadata,
+    Column("one", Boolean, primary_key=True),  # the only row
+    Column("judged_through", TZ),  # up to here the guard has looked for silent sources
+    Column("held_since", TZ),  # consumers are behind since; NULL: they are not
+    comment="How far the guard over the sources has looked; its lock makes the evaluators take turns",
+)
+
+cadences = Table(
+    "cadences",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("cadence", Interval, nullable=False),
+    comment="Sources that deliver now and then, as rules/sources.yaml says: for those who cannot read it",
+)
+
 imports = Table(
     "imports",
     metadata,
@@ -340,6 +359,31 @@ score_history = Table(
     Column("scorecard", Text, nullable=False),
     Column("contributions", JSONB),
     comment="The last score of each day, with the version of the scorecard that made it",
+)
+
+score_overrides = Table(
+    "score_overrides",
+    metadata,
+    Column("override_id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", ID, nullable=False),
+    Column("score", Numeric(4, 1), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at", TZ, nullable=False),
+    Column("expires_at", TZ, nullable=False),
+    Column("ended_at", TZ),  # when another took its place, it was taken back, or it was seen to have expired
+    Column("ended_by", Text),  # NULL: it expired
+    Index("uq_score_overrides_standing", "account_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+    comment="Scores that people set, with why and until when; at most one not ended per account",
+)
+
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("day", Date, primary_key=True),  # the last UTC day that it knows
+    Column("payload", JSONB, nullable=False),  # health/fleet.py
+    Column("learnt_at", TZ, nullable=False),
+    comment="What all accounts say together: pauses, clock, base rate; fixed at the close of a day",
 )
 
 touched = Table(

@@ -1,5 +1,5 @@
-"""The volume guard's decisions: does a source send as much as it usually does, and did a gap's data come later.
-Pure."""
+"""The guard's decisions: does a source send as much as it usually does, is a delivery overdue, and did a gap's data
+come later. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from health.columns import Bools, Floats, Ints
-from health.instants import HOUR, to_us
+from health.arrays import Bools, Floats, Ints
+from health.instants import HOUR, from_us, to_us
 
 ENOUGH_EXPECTED = 30.0
-LONGEST_WINDOW_HOURS = 24
+WINDOW_HOURS = (*range(2, 26), *(24 * days + 1 for days in range(2, 8)))
+"""Lengths of window that are tried in turn, the begun hour among them: up to a day, then whole days up to a week for
+sources of a few events a day."""
 HELD_BELOW = 0.10
 REFILLED_FROM = 0.50
 WEEKS = 4
@@ -21,6 +23,8 @@ WEEKS_BACK = 8
 FEWEST_WEEKS = 2
 WEEK_HOURS = 7 * 24
 HISTORY_HOURS = (WEEKS_BACK + 1) * WEEK_HOURS
+OVERDUE_AFTER = 1.25
+"""A delivery is overdue when it is late by a quarter of what was agreed."""
 IMPORTED = "#import"
 """Behind a source's name in source_hours: its imported events. As in ``consumers/fold.py``."""
 
@@ -55,18 +59,22 @@ def judge_volume(counts: HourCounts, now: datetime) -> Verdict:
     """Whether a source has fallen silent.
 
     Compares with the median of the same hours of the four latest observed weeks, over the current hour so far and at
-    least one full hour before it, grown back until ``ENOUGH_EXPECTED`` events are expected, at most a day.
+    least one full hour before it, grown back until ``ENOUGH_EXPECTED`` events are expected, at most a week.
     """
     size = len(counts.seen)
-    weight = np.ones(size)
-    weight[-1] = (to_us(now) % HOUR) / HOUR
-    expected = None
-    window = 2
-    for window in range(2, LONGEST_WINDOW_HOURS + 2):
+    weight = _weight(counts, now)
+
+    def expect(window: int) -> float | None:
         hours = np.arange(size - window, size)
-        expected = usual(counts, hours, weight[hours])
-        if expected is None or expected >= ENOUGH_EXPECTED:
-            break
+        return usual(counts, hours, weight[hours])
+
+    window = WINDOW_HOURS[-1]
+    expected = expect(window)
+    if expected is None or expected >= ENOUGH_EXPECTED:  # else no shorter one has more
+        for window in WINDOW_HOURS:
+            expected = expect(window)
+            if expected is None or expected >= ENOUGH_EXPECTED:
+                break
     seen = float(counts.seen[size - window :].sum())
     if expected is None or expected < ENOUGH_EXPECTED:
         few = f"only {expected or 0:.0f} events are expected"
@@ -79,18 +87,45 @@ def judge_volume(counts: HourCounts, now: datetime) -> Verdict:
     return Verdict(held=held, judged=True, expected=expected, seen=seen, window_hours=window - 1, reason=reason)
 
 
+def judge_delivery(last_at: datetime, cadence: timedelta, now: datetime) -> Verdict:
+    """Whether a source that sends once in ``cadence`` and sent ``last_at`` (arrival) is overdue."""
+    late = now - last_at > cadence * OVERDUE_AFTER
+    hours = int((now - last_at) / timedelta(hours=1))
+    reason = f"nothing was delivered for {hours} hours, where {cadence / timedelta(hours=1):g} are agreed"
+    return Verdict(held=late, judged=True, expected=1.0, seen=float(not late), window_hours=hours, reason=reason)
+
+
+def as_of(counts: HourCounts, hours_back: int) -> HourCounts:
+    """What was counted when the hour that lies ``hours_back`` (1 or more) before the last one had just begun; its
+    marks of what is usual are those of ``counts`` itself."""
+    size = len(counts.seen) - hours_back
+    seen = counts.seen[:size].copy()
+    seen[-1] = 0
+    return HourCounts(seen=seen, usable=counts.usable[:size])
+
+
+def _weight(counts: HourCounts, now: datetime) -> Floats:
+    """How much of each hour is over."""
+    weight = np.ones(len(counts.seen))
+    weight[-1] = (to_us(now) % HOUR) / HOUR
+    return weight
+
+
 def judge_refill(counts: HourCounts, now: datetime, from_at: datetime, until_at: datetime) -> tuple[bool, str]:
     """Whether the data of a gap that ended has come after all, with the reason.
 
-    It has when the full hours within the gap hold at least half of what is usual. A gap without a full hour is taken
-    for lost: nothing tells whether the little time between is complete.
+    It has when the full hours within the gap hold at least half of what is usual; of a gap without a full hour, when
+    the hours that it touches do.
     """
     size = len(counts.seen)
     hour_of_now = to_us(now) // HOUR
     first = -(-to_us(from_at) // HOUR) - hour_of_now + size - 1
     last = to_us(until_at) // HOUR - hour_of_now + size - 1
     hours = np.arange(max(first, 0), min(last, size))
-    expected = usual(counts, hours, np.ones(len(hours))) if len(hours) else None
+    if not len(hours):
+        floor = to_us(from_at) // HOUR - hour_of_now + size - 1
+        hours = np.arange(max(floor, 0), min(last + 1, size))
+    expected = usual(counts, hours, _weight(counts, now)[hours]) if len(hours) else None
     if not expected:
         return False, "what is usual for that time is not known"
     seen = float((counts.seen + counts.imported)[hours].sum())
@@ -112,5 +147,9 @@ def usual(counts: HourCounts, hours: Ints, weight: Floats) -> float | None:
 
 def first_hour(now: datetime) -> datetime:
     """The hour that the first of ``HISTORY_HOURS`` places of an ``HourCounts`` stands for."""
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    return hour - timedelta(hours=HISTORY_HOURS - 1)
+    return hour_of(now) - timedelta(hours=HISTORY_HOURS - 1)
+
+
+def hour_of(at: datetime) -> datetime:
+    """The beginning of its UTC hour."""
+    return from_us(to_us(at) // HOUR * HOUR)

@@ -332,7 +332,7 @@ def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
     """What evaluations need besides the facts. Raises RulebookError or FileError."""
     from alerts.context import ContextSource
     from alerts.routing import Channels
-    from consumers import progress
+    from consumers import progress, sources
     from service import audit
 
     async def note(conn: AsyncConnection, before: str | None, after: str, now: datetime) -> None:
@@ -353,6 +353,7 @@ def context_source(settings: Settings, engine: AsyncEngine) -> ContextSource:
         ),
         public_url=settings.public_url,
         progress=through,
+        cadences=lambda: sources.load(settings.rules_dir / sources.FILE_NAME).cadences,
         on_rules=note,
     )
 

@@ -8,8 +8,21 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
-from health.columns import NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES, Facts, Features, Records, Surveys, Users
+from health.columns import (
+    NUMBER_ATTRIBUTES,
+    TEXT_ATTRIBUTES,
+    ActiveDays,
+    Facts,
+    FeatureDays,
+    Features,
+    History,
+    Records,
+    Sessions,
+    Surveys,
+    Users,
+)
 from health.instants import DAY, NEVER, to_us
+from health.rhythm import SHIPPED, Fleet
 
 
 @dataclass(kw_only=True)
@@ -36,17 +49,20 @@ class Account:
     events: Mapping[int, int] = field(default_factory=dict)
     users: Sequence[Sequence[int]] = ()  # per user the days before today
     features: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
+    feature_days: Mapping[str, Sequence[int]] = field(default_factory=dict)
     tickets: Sequence[Record] = ()
     payments: Sequence[Record] = ()
     milestones: Sequence[Record] = ()
     goals: Sequence[Record] = ()
-    surveys: Sequence[tuple[datetime, float | None]] = ()  # None: not an NPS answer
+    surveys: Sequence[tuple[datetime, float | None]] = ()  # None: a CSAT answer of 3
+    sessions: Sequence[datetime] = ()
+    history: Mapping[str, Sequence[tuple[datetime, float]]] = field(default_factory=dict)
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     renewal_on: date | None = None
     score_28d_ago: float | None = None
 
 
-def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92) -> Facts:
+def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92, fleet: Fleet = SHIPPED) -> Facts:
     now_us = to_us(now)
     first_day = now_us - now_us % DAY - (days - 1) * DAY
     numbers = {name: _floats([a.attributes.get(name) for a in accounts]) for name in NUMBER_ATTRIBUTES}
@@ -73,6 +89,11 @@ def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92) -> Fact
             first_at=_times([first for a in accounts for first, _ in a.features.values()]),
             last_at=_times([last for a in accounts for _, last in a.features.values()]),
         ),
+        feature_days=FeatureDays(
+            account=_places([list(a.feature_days) for a in accounts]),
+            name=np.array([name for a in accounts for name in a.feature_days] + [None], dtype=object)[:-1],
+            active=_days([dict.fromkeys(used, 1) for a in accounts for used in a.feature_days.values()], days) > 0,
+        ),
         tickets=_records([a.tickets for a in accounts], ("open", "pending", "solved", "closed")),
         payments=_records([a.payments for a in accounts], ("failed", "overdue", "paid", "refunded")),
         milestones=_records([a.milestones for a in accounts], ("planned", "reached")),
@@ -81,12 +102,34 @@ def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92) -> Fact
             account=_places([a.surveys for a in accounts]),
             at=_times([at for a in accounts for at, _ in sorted(a.surveys, key=lambda answer: answer[0])]),
             nps=_floats([nps for a in accounts for _, nps in sorted(a.surveys, key=lambda answer: answer[0])]),
+            csat=_floats(
+                [3 if nps is None else None for a in accounts for _, nps in sorted(a.surveys, key=lambda s: s[0])]
+            ),
         ),
+        sessions=Sessions(
+            account=_places([a.sessions for a in accounts]), at=_times([at for a in accounts for at in a.sessions])
+        ),
+        history=_history(accounts),
         numbers=numbers,
         texts=texts,
         renewal_at=_dates([a.renewal_on for a in accounts]),
         known_from={},
         score_28d_ago=_floats([a.score_28d_ago for a in accounts]),
+        active_days=ActiveDays(
+            account=_places([list(a.events) for a in accounts]),
+            day=np.array([now_us // DAY - ago for a in accounts for ago in sorted(a.events, reverse=True)], np.int64),
+        ),
+        fleet=fleet,
+    )
+
+
+def _history(accounts: Sequence[Account]) -> History:
+    values = [sorted((at, name, value) for name, known in a.history.items() for at, value in known) for a in accounts]
+    return History(
+        account=_places(values),
+        attribute=np.array([name for rows in values for _, name, _ in rows] + [None], dtype=object)[:-1],
+        at=_times([at for rows in values for at, _, _ in rows]),
+        value=_floats([value for rows in values for _, _, value in rows]),
     )
 
 

@@ -47,7 +47,10 @@ class Told:
 class World:
     """Use ``event`` and ``pass_days``, then ask what is open and who was told."""
 
-    def __init__(self, engine: AsyncEngine, rules_dir: Path = RULES) -> None:
+    def __init__(
+        self, engine: AsyncEngine, rules_dir: Path = RULES, *, cadences: Mapping[str, timedelta] | None = None
+    ) -> None:
+        self._cadences = dict(cadences or {})
         self.engine = engine
         self.now = DAY_0
         self._rules_dir = rules_dir
@@ -81,8 +84,9 @@ class World:
             channels=Channels(slack_team=True, email=True, default_recipient="cs@example.com"),
             public_url="https://kizashi.example.com/",
             progress=through,
+            cadences=lambda: self._cadences,
             every=timedelta(0),
-            guard_every=timedelta(days=10_000),
+            guard_every=timedelta(minutes=1),
         )
         self.evaluator = Evaluator(engine=self.engine, context=context, clock=lambda: self.now, coalesce=timedelta(0))
 

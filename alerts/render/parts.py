@@ -64,6 +64,8 @@ def _facts(view: AlertView, language: Language) -> list[tuple[str, str]]:
     if view.renewal_on is not None:
         facts.append((word("renewal", language), day(view.renewal_on, view.at, view.timezone, language)))
     facts.append((word("since", language), instant(view.since, view.at, view.timezone, language)))
+    if not view.account_id:  # operations' own alert
+        return facts
     for key, at in (("last_seen", view.last_seen_at), ("last_login", view.last_login_at)):
         shown = word("never", language) if at is None else instant(at, view.at, view.timezone, language)
         facts.append((word(key, language), shown))

@@ -31,8 +31,9 @@ from alerts.rules.model import (
 from alerts.rules.reasons import Template, TemplateProblem, parse_template
 from alerts.rules.routes import Routes, RoutesFile, SeverityChannels, routes_of
 from alerts.rules.validation import keys_of, validate, without_leading_space
+from health import custom
 from health.catalogue import Signal, SignalRef
-from health.yamlfile import FileProblem
+from health.yamlfile import FileError, FileProblem
 
 ROUTES_FILE = "routes.yaml"
 OTHER_FILES = frozenset({"sources.yaml", "webhooks.yaml"})
@@ -51,16 +52,25 @@ ROUTES_KEYS = {"": keys_of(RoutesFile), "channels": keys_of(SeverityChannels)}
 
 
 def load(rules_dir: Path, catalogue: Mapping[str, Signal]) -> RuleBook:
-    """Every rule and the routes of a directory. Raises RulebookError that lists every problem of every file."""
+    """Every rule and the routes of a directory, whose rules may speak of the ``catalogue`` and of its signals.yaml.
+    Raises RulebookError that lists every problem of every file."""
     problems: list[FileProblem] = []
+    declared = custom.NONE
+    try:
+        declared = custom.load(rules_dir)
+    except FileError as error:
+        problems += error.problems
+    catalogue = {**catalogue, **{name: each.signal for name, each in declared.items()}}
     rules: list[_Loaded] = []
     routes = routes_of(RoutesFile())
     paths = rules_files(rules_dir)
-    if not any(path.name != ROUTES_FILE for path in paths):
+    if not any(path.name not in {ROUTES_FILE, custom.FILE} for path in paths):
         problems.append(
             FileProblem(file=str(rules_dir), line=1, column=1, problem="there is no rules file (*.yaml) here")
         )
     for path in paths:
+        if path.name == custom.FILE:
+            continue
         try:
             document = parse(str(path), _read(path))
             if path.name == ROUTES_FILE:
@@ -72,7 +82,7 @@ def load(rules_dir: Path, catalogue: Mapping[str, Signal]) -> RuleBook:
     problems += _duplicates(rules)
     if problems:
         raise RulebookError(problems)
-    return _rulebook(rules, routes)
+    return _rulebook(rules, routes, declared)
 
 
 def rules_files(rules_dir: Path) -> list[Path]:
@@ -108,18 +118,26 @@ def _duplicates(rules: list[_Loaded]) -> Iterator[FileProblem]:
             yield FileProblem(file=place.file, line=place.line, column=place.column, problem=problem)
 
 
-def _rulebook(rules: list[_Loaded], routes: Routes) -> RuleBook:
+def _rulebook(rules: list[_Loaded], routes: Routes, declared: Mapping[str, custom.CustomSignal]) -> RuleBook:
     enabled = sorted((loaded for loaded in rules if loaded.enabled), key=lambda loaded: loaded.rule.id)
     content = {
         "rules": [loaded.content for loaded in enabled],
         "routes": {
             "channels": {severity: list(channels) for severity, channels in routes.channels.items()},
             "default_recipient": routes.default_recipient,
+            "operations_recipient": routes.operations_recipient,
+            "operations_after_minutes": routes.operations_after_minutes,
             "default_language": routes.default_language,
         },
     }
+    if declared:
+        content["signals"] = [declared[name].content for name in sorted(declared)]
     return RuleBook(
-        version=content_hash(content), rules=tuple(loaded.rule for loaded in enabled), routes=routes, content=content
+        version=content_hash(content),
+        rules=tuple(loaded.rule for loaded in enabled),
+        routes=routes,
+        content=content,
+        custom=declared,
     )
 
 

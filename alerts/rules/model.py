@@ -15,6 +15,7 @@ from alerts.rules.expression import Compiled
 from alerts.rules.reasons import Template, fill
 from alerts.rules.routes import Routes
 from health.catalogue import SignalRef
+from health.custom import NONE, CustomSignal
 
 Severity = Literal["critical", "warning", "info"]
 Expected = Literal["fires", "silent", "unknown"]
@@ -181,6 +182,7 @@ class RuleBook:
     rules: tuple[Rule, ...]
     routes: Routes
     content: Mapping[str, Any] = field(repr=False)
+    custom: Mapping[str, CustomSignal] = field(default_factory=lambda: NONE, repr=False)
 
     @property
     def refs(self) -> frozenset[SignalRef]:

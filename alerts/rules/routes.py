@@ -37,6 +37,14 @@ class RoutesFile(_Strict):
         StringConstraints(pattern=r"^[^@\s,;<>]+@[^@\s,;<>]+$", max_length=254),
         Field(description="E-mail address told of accounts without an owner; null: KIZASHI_DEFAULT_RECIPIENT"),
     ] = None
+    operations_recipient: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[^@\s,;<>]+@[^@\s,;<>]+$", max_length=254),
+        Field(description="E-mail address told when customer data is incomplete; null: the default recipient"),
+    ] = None
+    operations_after_minutes: Annotated[
+        int, Field(ge=1, le=1440, description="How long data may be incomplete before operations are told")
+    ] = 15
     default_language: Annotated[
         Language, Field(description="Language of the team's channel and the default recipient")
     ] = "en"
@@ -48,6 +56,8 @@ class Routes:
 
     channels: dict[str, tuple[Channel, ...]]
     default_recipient: str | None
+    operations_recipient: str | None
+    operations_after_minutes: int
     default_language: Language
 
     def wanted(self, severity: str) -> tuple[Channel, ...]:
@@ -60,5 +70,7 @@ def routes_of(file: RoutesFile) -> Routes:
     return Routes(
         channels={severity: tuple(dict.fromkeys(names)) for severity, names in file.channels.model_dump().items()},
         default_recipient=file.default_recipient,
+        operations_recipient=file.operations_recipient,
+        operations_after_minutes=file.operations_after_minutes,
         default_language=file.default_language,
     )

@@ -22,6 +22,8 @@ HINTS: Mapping[str, str] = {
     "cooldown": DURATION_HINT,
     "renotify": DURATION_HINT + ", or null for never",
     "default_recipient": "write one e-mail address, or null",
+    "operations_recipient": "write one e-mail address, or null",
+    "operations_after_minutes": "write whole minutes, from 1 to 1440",
 }
 
 

@@ -6,38 +6,94 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.columns import Bools, Facts, Floats, Ints
+from health.arrays import Bools, Floats, Ints, Texts
+from health.catalogue import WINDOWS
+from health.columns import Facts, Rows
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
 from health.signals.activity import origin
-from health.signals.view import Definition, View, attribute_instants, lively, running, window
+from health.signals.view import (
+    Definition,
+    View,
+    attribute_instants,
+    lively,
+    lively_within,
+    past_number,
+    running,
+    window,
+)
 
-WINDOW_DAYS = 28
+MONTH_DAYS = 28
+WEEK_DAYS = 7
+BREADTH_DAYS = 90
 
 
-def _active_users(view: View, _: str | None) -> Floats:
-    users = view.facts.users
-    low, high = window(running(users.active), view.day[users.account], WINDOW_DAYS)
-    reached = view.day + 1 >= WINDOW_DAYS
-    return view.settle(
-        np.where(reached, view.count(users, low > 0), np.nan), np.where(reached, view.count(users, high > 0), np.nan)
+def in_window(view: View, rows: Rows, active: Bools, days: int, *, shift: int = 0) -> tuple[Floats, Floats]:
+    """(low, high), for ``settle``: how many rows of each account were active on any of ``days`` days. (A, T)."""
+    low, high = window(running(active), view.day[rows.account], days, shift=shift)
+    reached = view.day + 1 - shift >= days
+    return (
+        np.where(reached, view.count(rows, low > 0), np.nan),
+        np.where(reached, view.count(rows, high > 0), np.nan),
     )
 
 
-def _seat_utilisation(view: View, argument: str | None) -> Floats:
-    seats = view.number("seats")
-    return _active_users(view, argument) / np.where(seats > 0, seats, np.nan)
+def _active_users(days: int) -> Definition:
+    def values(view: View, _: str | None) -> Floats:
+        return view.settle(*in_window(view, view.facts.users, view.facts.users.active, days))
+
+    return Definition(values=values, borders=lively_within(days), window_days=days)
 
 
-def _features_used(view: View, _: str | None) -> Floats:
-    """A feature keeps its first and last use: between them, the latest use before t is not known."""
-    features = view.facts.features
-    t = view.rows_t(features)
-    begin = (view.day_us - (WINDOW_DAYS - 1) * DAY)[features.account]
-    first, last = features.first_at[:, None], features.last_at[:, None]
-    used = ((last >= begin) & (last <= t)) | ((first >= begin) & (first <= t))
-    unsure = (first < begin) & (last > t)
-    return view.known(view.count(features, used), view.count(features, unsure) == 0)
+def _weekly_share(view: View, _: str | None) -> Floats:
+    users = view.facts.users
+    week = in_window(view, users, users.active, WEEK_DAYS)
+    month = in_window(view, users, users.active, MONTH_DAYS)
+    low, high = (part / np.where(whole > 0, whole, np.nan) for part, whole in zip(week, month, strict=True))
+    return view.settle(low, high)
+
+
+def _per_seat(users: Floats, seats: Floats) -> Floats:
+    return users / np.where(seats > 0, seats, np.nan)
+
+
+def _seat_utilisation(view: View, _: str | None) -> Floats:
+    users = view.settle(*in_window(view, view.facts.users, view.facts.users.active, MONTH_DAYS))
+    return _per_seat(users, view.number("seats"))
+
+
+def _utilisation_change(view: View, _: str | None) -> Floats:
+    users = view.facts.users
+    now = view.settle(*in_window(view, users, users.active, MONTH_DAYS))
+    _low, before = in_window(view, users, users.active, MONTH_DAYS, shift=MONTH_DAYS)
+    # The last moment of the earlier window, so that its seats change at a day's border alone.
+    end = view.day_us - (MONTH_DAYS - 1) * DAY - 1
+    return _per_seat(now, view.number("seats")) - _per_seat(before, past_number(view, "seats", end))
+
+
+def _features_used(days: int) -> Definition:
+    def values(view: View, _: str | None) -> Floats:
+        used = view.facts.feature_days
+        return view.settle(*in_window(view, used, used.active, days))
+
+    return Definition(values=values, borders=lively_within(days), window_days=days)
+
+
+def _of_the_product(view: View, names: Texts) -> Bools:
+    listed = set(view.facts.fleet.features)
+    return np.array([name in listed for name in names], dtype=np.bool_)
+
+
+def _breadth(view: View, _: str | None) -> Floats:
+    used, listed = view.facts.feature_days, len(view.facts.fleet.features)
+    ours = used.active & _of_the_product(view, used.name)[:, None]
+    return view.settle(*in_window(view, used, ours, BREADTH_DAYS)) / (listed or np.nan)
+
+
+def _never_used(view: View, _: str | None) -> Floats:
+    features, listed = view.facts.features, len(view.facts.fleet.features)
+    used = (features.first_at[:, None] <= view.rows_t(features)) & _of_the_product(view, features.name)[:, None]
+    return view.known(listed - view.count(features, used), np.full(view.t.shape, listed > 0))
 
 
 def _first_and_last(facts: Facts, feature: str | None) -> tuple[Instants, Instants]:
@@ -72,26 +128,36 @@ def _feature_instants(facts: Facts, feature: str | None) -> tuple[Ints, Instants
     return np.tile(accounts, 2), np.concatenate([first, last])
 
 
-def _all_feature_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    features = facts.features
-    return np.tile(features.account, 2), np.concatenate([features.first_at, features.last_at])
-
-
-def _features_lively(facts: Facts, observed: Observed) -> Bools:
+def _everybody_with_seats(facts: Facts, observed: Observed) -> Bools:
+    """Whose seats changed may cross a border though nobody is active."""
     busy = lively(facts, observed)
-    recent = facts.features.last_at >= facts.today_us - (WINDOW_DAYS + 1) * DAY
-    busy[facts.features.account[recent]] = True
+    seats = facts.history.attribute == "seats"
+    busy[facts.history.account[seats]] = True
     return busy
 
 
+def _all_feature_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    return facts.features.account, facts.features.first_at
+
+
 SIGNALS: Mapping[str, Definition] = {
-    "active_users_28d": Definition(values=_active_users, borders=lively, window_days=WINDOW_DAYS),
+    **{f"active_users_{days}d": _active_users(days) for days in WINDOWS},
+    "weekly_active_share": Definition(values=_weekly_share, borders=lively_within(MONTH_DAYS), window_days=MONTH_DAYS),
     "seat_utilisation": Definition(
-        values=_seat_utilisation, borders=lively, instants=attribute_instants("seats"), window_days=WINDOW_DAYS
+        values=_seat_utilisation,
+        borders=lively_within(MONTH_DAYS),
+        instants=attribute_instants("seats"),
+        window_days=MONTH_DAYS,
     ),
-    "features_used_28d": Definition(
-        values=_features_used, borders=_features_lively, instants=_all_feature_instants, window_days=WINDOW_DAYS
+    "seat_utilisation_change_28d": Definition(
+        values=_utilisation_change,
+        borders=_everybody_with_seats,
+        instants=attribute_instants("seats"),
+        window_days=2 * MONTH_DAYS,
     ),
+    **{f"features_used_{days}d": _features_used(days) for days in WINDOWS},
+    "feature_breadth_90d": Definition(values=_breadth, borders=lively_within(BREADTH_DAYS), window_days=BREADTH_DAYS),
+    "features_never_used": Definition(values=_never_used, instants=_all_feature_instants),
     "feature_used": Definition(values=_feature_used, instants=_feature_instants),
     "days_since_feature": Definition(values=_days_since_feature, origins=_feature_origins, instants=_feature_instants),
 }

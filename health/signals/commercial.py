@@ -6,10 +6,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from health.columns import Bools, Facts, Floats, Ints, Texts
+from health.arrays import Bools, Floats, Ints, Texts
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
-from health.signals.view import Definition, View, attribute_instants, count_in_state, state_at, status_instants
+from health.signals import business
+from health.signals.view import (
+    Definition,
+    View,
+    attribute_instants,
+    count_in_state,
+    past_number,
+    state_at,
+    status_instants,
+)
 
 FAILING = ("failed", "overdue")
 FAILED_WINDOW_US = 30 * DAY
@@ -17,7 +27,12 @@ FAILED_WINDOW_US = 30 * DAY
 
 def _days_to_renewal(view: View, _: str | None) -> Floats:
     renewal = view.facts.renewal_at[:, None]
-    return view.known((renewal - view.day_us) // DAY, (renewal != NEVER) & view.stands("renewal_on"))
+    return view.known(renewal // DAY - view.date, (renewal != NEVER) & view.stands("renewal_on"))
+
+
+def _business_days_to_renewal(view: View, _: str | None) -> Floats:
+    renewal = view.facts.renewal_at[:, None]
+    return business.until(view, renewal // DAY, (renewal != NEVER) & view.stands("renewal_on"))
 
 
 def _has_renewal(facts: Facts, _: Observed) -> Bools:
@@ -36,6 +51,42 @@ def _failed_payments_30d(view: View, _: str | None) -> Floats:
     recent = state.inside & (state.since > view.rows_t(payments) - FAILED_WINDOW_US)
     known = (view.count(payments, state.unknown) == 0) & (view.t >= view.facts.first_day_us)
     return view.known(view.count(payments, recent), known)
+
+
+def _days_overdue(view: View, _: str | None) -> Floats:
+    payments = view.facts.payments
+    state = state_at(view, payments, FAILING)
+    failed_on = view.facts.places.rows(payments.account).dates(state.since)
+    due_on = np.where(payments.due_at == NEVER, NEVER, payments.due_at // DAY)[:, None]
+    late = view.date[payments.account] - np.where(due_on == NEVER, failed_on, due_on)
+    worst = np.zeros(view.t.shape, dtype=np.int64)
+    np.maximum.at(worst, payments.account, np.where(state.inside, late, 0))
+    known = (view.count(payments, state.unknown) == 0) & (view.t >= view.facts.first_day_us)
+    return view.known(worst, known)
+
+
+def _someone_failing(facts: Facts, _: Observed) -> Bools:
+    failing = np.isin(facts.payments.status.astype(str), FAILING)
+    found = np.zeros(len(facts), dtype=np.bool_)
+    found[facts.payments.account[failing]] = True
+    return found
+
+
+def _mrr_change(days: int) -> Definition:
+    def values(view: View, _: str | None) -> Floats:
+        then = past_number(view, "mrr", view.t - days * DAY)
+        before = np.where(then > 0, then, np.nan)
+        now = np.where(view.live, view.number("mrr"), past_number(view, "mrr", view.t))
+        change = (now - before) / before
+        return view.known(change, np.isfinite(change))
+
+    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+        history = facts.history
+        mrr = history.attribute == "mrr"
+        at = history.at[mrr]
+        return np.tile(history.account[mrr], 2), np.concatenate([at, at + days * DAY])
+
+    return Definition(values=values, instants=instants)
 
 
 def _payment_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
@@ -68,15 +119,25 @@ def _text(attribute: str) -> Definition:
 
 SIGNALS: Mapping[str, Definition] = {
     "days_to_renewal": Definition(
-        values=_days_to_renewal, borders=_has_renewal, instants=attribute_instants("renewal_on")
+        values=_days_to_renewal, borders=_has_renewal, zoned=True, instants=attribute_instants("renewal_on")
+    ),
+    "business_days_to_renewal": Definition(
+        values=_business_days_to_renewal, borders=_has_renewal, zoned=True, instants=attribute_instants("renewal_on")
     ),
     "mrr": _number("mrr"),
+    "mrr_change_28d": _mrr_change(28),
+    "mrr_change_90d": _mrr_change(90),
     "seats": _number("seats"),
     "failed_payments": Definition(values=_failed_payments, instants=_payment_instants),
     "failed_payments_30d": Definition(values=_failed_payments_30d, instants=_payment_expiries),
+    "payment_days_overdue": Definition(
+        values=_days_overdue, borders=_someone_failing, zoned=True, instants=_payment_instants
+    ),
     "plan": _text("plan"),
     "status": _text("status"),
     "segment": _text("segment"),
     "touch_model": _text("touch_model"),
+    "country": _text("country"),
+    "timezone": _text("timezone"),
     "owner": _text("owner"),
 }

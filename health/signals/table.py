@@ -10,19 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from health.catalogue import SCORE_SIGNALS, SignalRef, check
-from health.columns import Bools, Facts
+from health.arrays import Bools
+from health.catalogue import Signal, SignalRef, check
+from health.columns import Facts
+from health.custom import CustomSignal
 from health.gaps import Observed
 from health.instants import Instants, to_us
-from health.signals import activity, adoption, commercial, onboarding, support
+from health.signals import activity, adoption, champion, commercial, onboarding, rhythm, support
+from health.signals.custom import definition as of_configuration
 from health.signals.view import Definition, View
 
 DEFINITIONS: Mapping[str, Definition] = {
     **activity.SIGNALS,
     **adoption.SIGNALS,
+    **champion.SIGNALS,
     **commercial.SIGNALS,
     **support.SIGNALS,
     **onboarding.SIGNALS,
+    **rhythm.SIGNALS,
 }
 """Every signal of the catalogue but those of the score."""
 
@@ -59,21 +64,32 @@ def compute(
     columns: dict[str, npt.NDArray[Any]] = {}
     incomplete: dict[str, Bools] = {}
     for ref in dict.fromkeys(refs):
-        signal = check(ref)
-        if ref.name in SCORE_SIGNALS:
+        signal, definition = defined(ref, facts.custom)
+        if definition is None:
             text = signal.type == "text"
             columns[str(ref)] = np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64)
             continue
-        definition = DEFINITIONS[ref.name]
         values = definition.values(view, ref.argument)
         if definition.window_days is not None:
             unseen = view.incomplete(definition.window_days)
+            for days, before in definition.earlier:
+                unseen = unseen | view.incomplete(days, before=before)
             incomplete[str(ref)] = unseen
             values = np.where(unseen, np.nan, values)
-        elif definition.origins is not None and definition.observed:
+        elif signal.absence:
             incomplete[str(ref)] = np.full(view.t.shape, observed.through is None)
         columns[str(ref)] = values
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
+
+
+def defined(ref: SignalRef, custom: Mapping[str, CustomSignal]) -> tuple[Signal, Definition | None]:
+    """The signal and how it is computed; None for those of the score. Raises ValueError for an unknown or misused
+    one."""
+    declared = custom.get(ref.name)
+    if declared is not None:
+        return declared.signal, of_configuration(declared)
+    signal = check(ref)
+    return signal, DEFINITIONS.get(ref.name)
 
 
 def _instants(facts: Facts, at: Sequence[datetime] | npt.NDArray[np.datetime64]) -> Instants:

@@ -11,16 +11,21 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from health.catalogue import SCORE_SIGNALS, SignalRef, check
-from health.columns import Facts, Ints
+from health.arrays import Ints
+from health.catalogue import SCORE_COURSE, SignalRef
+from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
-from health.signals.table import DEFINITIONS
+from health.signals.table import defined
 from health.signals.view import WINDOW_TOLERANCE_US, Definition
 
 RETRY_US = SECOND
 """How soon to look again for a step that lies in the last moments, which are not confirmed as observed yet."""
 HELD_RETRY_US = 60 * SECOND
+LONG_HELD_RETRY_US = DAY
+LONG_HELD_AFTER_US = 600 * SECOND
+"""After a hold this long, the guard has everybody looked at again (``health/observed.py``): no need to try all the
+time."""
 HELD_AFTER_US = 120 * SECOND
 """The position is held, rather than a moment behind, when it is older than this."""
 
@@ -37,10 +42,13 @@ def steps(
     """
     first, last = to_us(start), to_us(end)
     found: list[Pairs] = []
+    zoned = False
     accounts = np.arange(len(facts))
-    for ref, definition in _timed(refs):
-        if definition is None or definition.borders is not None:
+    for ref, definition in _timed(facts, refs):
+        if definition is None or (definition.borders is not None and not definition.zoned):
             found.append(_each(accounts, _borders(first, last)))
+        elif definition.zoned:
+            zoned = True
         if definition is None:
             continue
         if definition.origins is not None:
@@ -53,6 +61,8 @@ def steps(
             found.append(definition.instants(facts, ref.argument))
         if definition.window_days is not None:
             found.append(_each(accounts, np.array([observed.through_us + WINDOW_TOLERANCE_US + 1])))
+    if zoned:
+        found += facts.places.midnights(first, last)
     if observed.has_gaps:
         found += [_each(accounts, observed.edges_us), _each(accounts, observed.edges_us + 1)]
     return as_datetime64(_table(len(facts), found, first, last))
@@ -66,15 +76,17 @@ def next_change(
     Never later than the first instant after ``now`` at which a signal differs, while what is observed keeps up with
     time and no new gap opens; except that work of day borders is put off by ``spread`` (less than an hour) unless
     ``spread_borders`` is false. A crossing that has come but is not confirmed as observed is tried again in a
-    second, or in a minute while the position is held. Within a gap that goes on: the earliest crossing if it ended
-    at once.
+    second, in a minute while the position is held, or in a day once that has lasted. Within a gap that goes on: the
+    earliest crossing if it ended at once.
     """
     now_us = to_us(now)
     soonest = np.full(len(facts), ENDLESS, dtype=np.int64)
     border = np.full(len(facts), now_us - now_us % DAY + DAY, dtype=np.int64)
+    own_border = facts.places.next_midnight(now_us)
     if spread_borders:
-        border = border + spread_us(facts.account_ids)
-    for ref, definition in _timed(refs):
+        work = spread_us(facts.account_ids)
+        border, own_border = border + work, own_border + work
+    for ref, definition in _timed(facts, refs):
         if definition is None:
             np.minimum(soonest, border, out=soonest)
             continue
@@ -83,7 +95,10 @@ def next_change(
             crossing = _next_crossing(in_force, now_us, observed if definition.observed else None)
             np.minimum(soonest, crossing, out=soonest)
         if definition.borders is not None:
-            soonest = np.minimum(soonest, np.where(definition.borders(facts, observed), border, ENDLESS))
+            soonest = np.minimum(
+                soonest,
+                np.where(definition.borders(facts, observed), own_border if definition.zoned else border, ENDLESS),
+            )
         if definition.instants is not None:
             account, at = definition.instants(facts, ref.argument)
             np.minimum.at(soonest, account, np.where(at > now_us, at, ENDLESS))
@@ -92,14 +107,12 @@ def next_change(
     return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
 
 
-def _timed(refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:
-    """The signals with their definition; None for the change of the score, which has a step at every day border."""
+def _timed(facts: Facts, refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:
+    """The signals with their definition; None for changes of the score, which have a step at every day border."""
     for ref in dict.fromkeys(refs):
-        check(ref)
-        if ref.name not in SCORE_SIGNALS:
-            yield ref, DEFINITIONS[ref.name]
-        elif ref.name == "score_change_28d":
-            yield ref, None
+        _, definition = defined(ref, facts.custom)
+        if definition is not None or ref.name in SCORE_COURSE:
+            yield ref, definition
 
 
 def _crossings(origin: Instants, first: int, last: int, observed: Observed | None) -> Pairs:
@@ -124,14 +137,17 @@ def _next_crossing(origin: Instants, now: int, observed: Observed | None) -> Ins
         crossing = np.where(begin > now, begin, begin + ((now - begin) // DAY + 1) * DAY)
         return np.where(exists, crossing, ENDLESS)
     if observed.through is None:
-        return np.where(exists, now + HELD_RETRY_US, ENDLESS)
+        return np.where(exists, now + LONG_HELD_AFTER_US, ENDLESS)
     seen_until = min(now, observed.through_us)
     position = begin - observed.unobserved_before(begin)
     seen = np.maximum(seen_until - observed.unobserved_before(np.array([seen_until])) - position, 0)
     crossing = observed.instant_of(position + (seen // DAY + 1) * DAY)
     if observed.ongoing_from_us is not None and observed.ongoing_from_us <= now:
         crossing = np.minimum(crossing, now + DAY - seen % DAY)
-    retry = now + (HELD_RETRY_US if now - observed.through_us > HELD_AFTER_US else RETRY_US)
+    behind = now - observed.through_us
+    retry = now + RETRY_US
+    if behind > HELD_AFTER_US:
+        retry = now + (HELD_RETRY_US if behind <= LONG_HELD_AFTER_US else LONG_HELD_RETRY_US)
     crossing = np.where(crossing <= now, retry, crossing)
     crossing = np.where(begin > now, np.minimum(begin, crossing), crossing)
     return np.where(exists, crossing, ENDLESS)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from health.columns import Bools, Facts, Floats, Ints, Records, Rows, Texts
+from health.arrays import Bools, Floats, Ints, Texts
+from health.columns import Facts, Records, Rows
 from health.gaps import Observed, observed_microseconds
 from health.instants import DAY, HOUR, NEVER, Instants
 
@@ -28,16 +30,21 @@ class Definition:
 
     ``values(view, argument)`` gives (A, T). The rest says where its steps are: ``origins``, instants (A,) from which
     whole days are counted, in observed time if ``observed``, the first in force now, the others only in the past;
-    ``borders`` (A,), whether day borders can change it; ``instants`` of single rows, as (account, instant) pairs.
-    ``window_days``: it looks at that many days, and is unknown if a gap touches them.
+    ``borders`` (A,), whether day borders can change it, those of the account's own days if ``zoned``; ``instants`` of
+    single rows, as (account, instant) pairs. ``window_days``: it looks at that many days, and is unknown if a gap
+    touches them; or the ``earlier`` windows, each (days, how many days before). ``reach_days``: how far back else it
+    looks; the facts must go back as far.
     """
 
     values: Callable[[View, str | None], npt.NDArray[Any]]
     origins: Callable[[Facts, str | None], Sequence[Instants]] | None = None
     observed: bool = True
     borders: Callable[[Facts, Observed], Bools] | None = None
+    zoned: bool = False
     instants: Callable[[Facts, str | None], tuple[Ints, Instants]] | None = None
     window_days: int | None = None
+    earlier: tuple[tuple[int, int], ...] = ()
+    reach_days: int = 0
 
 
 class View:
@@ -53,6 +60,11 @@ class View:
         self.day = (self.day_us - facts.first_day_us) // DAY
         self.exists = (facts.start != NEVER)[:, None] & (t != NEVER)
 
+    @cached_property
+    def date(self) -> Ints:
+        """The date at t by the account's time zone, in days since 1970. (A, T)."""
+        return self.facts.places.dates(self.t)
+
     def known(self, values: npt.NDArray[Any], where: Bools) -> Floats:
         return np.where(where & self.exists, values, np.nan)
 
@@ -66,11 +78,13 @@ class View:
         past = np.where(self.at_border | (low == high), low, np.nan)
         return self.known(np.where(self.live, high, past), np.isfinite(high))
 
-    def incomplete(self, days: int) -> Bools:
-        """Whether the window of ``days`` days that ends with t holds time that was not observed. (A, T)."""
-        begin = np.maximum(self.day_us - (days - 1) * DAY, self.facts.start[:, None])
-        gap = self.observed.unobserved_before(self.t) > self.observed.unobserved_before(np.minimum(begin, self.t))
-        return gap | (self.t > self.observed.through_us + WINDOW_TOLERANCE_US)
+    def incomplete(self, days: int, *, before: int = 0) -> Bools:
+        """Whether the window of ``days`` days that ends with t, or ``before`` days earlier, holds time that was not
+        observed. (A, T)."""
+        end = self.t if not before else self.day_us - (before - 1) * DAY
+        begin = np.maximum(self.day_us - (before + days - 1) * DAY, self.facts.start[:, None])
+        gap = self.observed.unobserved_before(end) > self.observed.unobserved_before(np.minimum(begin, end))
+        return gap | (end > self.observed.through_us + WINDOW_TOLERANCE_US)
 
     def elapsed_days(self, origin: Instants, *, observed: bool = True) -> Floats:
         """Whole days from ``origin`` (A, 1) or (A, T) to t; NaN before it, and where there is no origin."""
@@ -190,12 +204,41 @@ def attribute_instants(attribute: str) -> Callable[[Facts, str | None], tuple[In
     return instants
 
 
+def latest(view: View, rows: Rows, at: Instants, chosen: Bools, by: Instants) -> Ints:
+    """Place of the last of the ``chosen`` (R,) rows, in time order per account, that had happened ``by`` (A, T); -1
+    for none. (A, T)."""
+    by_then = chosen[:, None] & (at[:, None] <= by[rows.account])
+    places = np.full(view.t.shape, -1, dtype=np.int64)
+    np.maximum.at(places, rows.account, np.where(by_then, np.arange(len(at))[:, None], -1))
+    return places
+
+
+def past_number(view: View, attribute: str, by: Instants) -> Floats:
+    """What a numeric attribute was at the instants ``by`` (A, T), as its history tells; NaN before it."""
+    history = view.facts.history
+    place = latest(view, history, history.at, history.attribute == attribute, by)
+    return np.append(history.value, np.nan)[place]
+
+
+def started(facts: Facts, _: Observed) -> Bools:
+    """For ``borders``: every account that has begun."""
+    begun: Bools = facts.start != NEVER
+    return begun
+
+
+def lively_within(days: int) -> Callable[[Facts, Observed], Bools]:
+    """For ``borders`` of a signal that looks back so many days."""
+    return lambda facts, observed: lively(facts, observed, days=days + 2)
+
+
 def lively(facts: Facts, observed: Observed, *, days: int = 58) -> Bools:
     """The accounts whose windows of days can still change by time alone: something happened, or a gap lies, in them."""
+    observed = observed.delivered
     if observed.has_gaps and observed.first_span_touching(facts.today_us - days * DAY, facts.now_us):
         return np.ones(len(facts), dtype=np.bool_)
     recent = slice(max(0, facts.days - days), None)
     done = (facts.events[:, recent] > 0) | (facts.logins[:, recent] > 0) | facts.active[:, recent]
     busy: Bools = np.asarray(done.any(axis=1))
-    busy[facts.users.account[facts.users.active[:, recent].any(axis=1)]] = True
+    for rows in (facts.users, facts.feature_days):
+        busy[rows.account[rows.active[:, recent].any(axis=1)]] = True
     return busy

@@ -7,15 +7,30 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from service import queries
-from service.api.common import CLEAN, Cursor, DepsDep, Limit, ReadKey, Strict, Word, answer, tagged
-from service.api.schemas import answers
-from service.errors import not_found
+from health.overrides import MAX_REASON, NoSuchAccount, OverrideRefused
+from service import overrides, queries
+from service.api.common import (
+    CLEAN,
+    Cursor,
+    DepsDep,
+    Instant,
+    Limit,
+    ReadKey,
+    Sentence,
+    Strict,
+    Word,
+    WriteKey,
+    answer,
+    body,
+    tagged,
+)
+from service.api.schemas import answers, body_of, problems
+from service.errors import bad_field, not_found
 from service.queries import (
     AccountDetail,
     Activity,
@@ -24,6 +39,7 @@ from service.queries import (
     RiskFilter,
     RiskPage,
     RiskSort,
+    ScoreOverride,
     ScorePoint,
     TimelinePage,
 )
@@ -167,6 +183,72 @@ async def show_scores(
         await _expect(conn, account_id)
         points = await queries.score_history(conn, account_id, query.days, deps.clock())
     return answer(ScoreCourse(account_id=account_id, items=points))
+
+
+class NewOverride(Strict):
+    """A score that you know better than the measures do."""
+
+    score: float = Field(ge=0, le=100, description="0 to 100, with at most one decimal")
+    reason: Sentence = Field(min_length=1, max_length=MAX_REASON, description="Why; whoever reads the score reads it")
+    expires_at: Instant = Field(description="Until when it stands; at most a year ahead")
+
+
+@router.put(
+    "/accounts/{account_id:path}/override",
+    summary="Set the score by hand",
+    responses=answers(ScoreOverride, "It stands; the account is evaluated within seconds", 404, 408, 413, 415),
+    openapi_extra=body_of(
+        NewOverride, {"score": 75, "reason": "Pays on the 5th, as agreed", "expires_at": "2026-12-05T00:00:00Z"}
+    ),
+)
+async def put_override(
+    deps: DepsDep, key: WriteKey, account_id: AccountId, wish: Annotated[NewOverride, Depends(body(NewOverride))]
+) -> Response:
+    """In place of one that stands. The score is this until it expires, also against caps, and its lines say so: a
+    signed line with reason and author. Its changes do not count as changes of behaviour."""
+
+    async def write() -> ScoreOverride:
+        async with deps.writing() as conn:
+            made = await overrides.put(
+                conn,
+                account_id,
+                score=wish.score,
+                reason=wish.reason,
+                until=wish.expires_at,
+                actor=f"key:{key.name}",
+                now=deps.clock(),
+            )
+        return ScoreOverride(**{name: getattr(made, name) for name in ScoreOverride.__struct_fields__})
+
+    try:
+        return answer(await deps.shielded(write()))
+    except NoSuchAccount:
+        raise not_found("account", account_id) from None
+    except OverrideRefused as refused:
+        raise bad_field(refused.field, refused.problem, refused.remedy) from None
+
+
+@router.delete(
+    "/accounts/{account_id:path}/override",
+    status_code=204,
+    response_class=Response,
+    summary="Take a score set by hand back",
+    responses={204: {"description": "The account is evaluated within seconds"}, **problems(404)},
+)
+async def delete_override(deps: DepsDep, key: WriteKey, account_id: AccountId) -> Response:
+    """From then on the measures decide again."""
+
+    async def write() -> bool:
+        async with deps.writing() as conn:
+            return await overrides.clear(conn, account_id, actor=f"key:{key.name}", now=deps.clock())
+
+    try:
+        found = await deps.shielded(write())
+    except NoSuchAccount:
+        raise not_found("account", account_id) from None
+    if not found:
+        raise not_found("override of", account_id)
+    return Response(status_code=204)
 
 
 @router.get(

@@ -26,6 +26,7 @@ class SignalView(msgspec.Struct, frozen=True, kw_only=True):
     meaning: dict[str, str]
     needs: tuple[str, ...]
     absence: bool
+    day_border: str
     parameter: str | None
 
 

@@ -41,6 +41,7 @@ def router(deps: Deps) -> APIRouter:
     add("/accounts/{account_id:path}", pages.account)
     add("/accounts/{account_id:path}/contacts", contacts.log, methods=["POST"])
     add("/live/accounts/{account_id:path}", pages.account_live)
+    add("/accounts/{account_id:path}/override", actions.override, methods=["POST"])
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)
     add("/alerts/{episode_id}/{action}", actions.alert_action, methods=["POST"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, time
 from typing import get_args
 from urllib.parse import urlsplit
@@ -10,10 +11,14 @@ from zoneinfo import ZoneInfo, available_timezones
 from starlette.responses import RedirectResponse, Response
 
 from alerts.actions import Action, Conflict, NotAllowed, NotFound, act
+from health.overrides import NoSuchAccount, OverrideRefused
+from service import overrides
 from service.api.common import YEARS
 from service.board.forms import own_path, read_date
-from service.board.pages import episode_id_of, no_alert, show_alert
+from service.board.pages import episode_id_of, no_account, no_alert, show_account, show_alert
+from service.board.render import account_url
 from service.board.site import Refused, Visit
+from service.board.words import Words
 
 MAX_REASON = 1000
 
@@ -62,6 +67,61 @@ async def _act(visit: Visit, action: Action, version: str, sent: dict[str, str])
             outcome=sent["outcome"] or None,
             now=visit.page.now,
         )
+
+
+async def override(visit: Visit) -> Response:
+    """POST /accounts/{account_id}/override: sets the score by hand, or takes that back."""
+    words, account_id = visit.words, visit.request.path_params["account_id"]
+    form = await visit.form()
+    if not visit.session.may_write:
+        raise Refused(
+            403, words("Not with this key"), words("It may only read. Sign in with a key that has the scope “write”.")
+        )
+    sent = {
+        name: str(form.get(name) or "").replace("\0", "").strip()[:MAX_REASON]
+        for name in ("do", "score", "reason", "until", "zone")
+    }
+    try:
+        await visit.board.deps.shielded(_override(visit, account_id, sent))
+    except NoSuchAccount:
+        raise no_account(visit) from None
+    except OverrideRefused as refused:
+        return await show_account(visit, status=422, problem=_not_set(refused.field, words), sent=sent)
+    done = "override-ended" if sent["do"] == "end" else "override"
+    return RedirectResponse(f"{account_url(account_id)}?done={done}", status_code=303)
+
+
+def _not_set(field: str, words: Words) -> str:
+    if field == "score":
+        return words("The score was not set: give a number from 0 to 100, with at most one decimal.")
+    if field == "reason":
+        return words("The score was not set: say why, in at most 500 characters.")
+    return words("The score was not set: choose a day after today, within a year.")
+
+
+async def _override(visit: Visit, account_id: str, sent: dict[str, str]) -> None:
+    async with visit.board.deps.writing() as conn:
+        actor, now = visit.session.actor, visit.page.now
+        if sent["do"] == "end":
+            await overrides.clear(conn, account_id, actor=actor, now=now)
+            return
+        await overrides.put(
+            conn,
+            account_id,
+            score=_number(sent["score"]),
+            reason=sent["reason"],
+            until=_instant(sent["until"], sent["zone"]) or now,
+            actor=actor,
+            now=now,
+        )
+
+
+def _number(text: str) -> float:
+    """NaN, which is no score, for what is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _instant(day: str, zone: str) -> datetime | None:

@@ -27,12 +27,15 @@ SPARK_DAYS = 28
 COURSE_DAYS = 90
 TIMELINE_LINES = 30
 SNOOZE_DAYS = 7
+OVERRIDE_DAYS = 30
 DONE = {
     "acknowledge": "Acknowledged. Reminders stop.",
     "snooze": "Snoozed. It comes back on the chosen day if it still holds.",
     "resolve": "Resolved. Thank you for the outcome.",
     "reopen": "Reopened.",
     "contact": "Logged. It is on the timeline in a moment.",
+    "override": "The score is set. The page follows in a moment.",
+    "override-ended": "Taken back: the measures decide again.",
 }
 CONTACTS = {"call": "Call", "mail": "Mail", "meeting": "Meeting"}
 LOGGED = re.compile(r"(call|mail|meeting)\.([0-9a-f]{24})")
@@ -138,24 +141,29 @@ def _rules(visit: Visit, choices: Choices) -> list[Option]:
 
 async def account(visit: Visit) -> Response:
     """GET /accounts/{account_id}"""
-    done = visit.request.query_params.get("done")
-    return await show_account(visit, done=visit.words(DONE[done]) if done in DONE else None)
+    return await show_account(visit)
 
 
 async def show_account(
-    visit: Visit,
-    *,
-    status: int = 200,
-    done: str | None = None,
-    problem: str | None = None,
-    sent: Mapping[str, str] | None = None,
+    visit: Visit, *, status: int = 200, problem: str | None = None, sent: Mapping[str, str] | None = None
 ) -> Response:
-    """The page of one account; after a contact that was refused with the ``problem`` and what was ``sent``."""
+    """Also after a form that could not be carried out: with the ``problem``, and the form as it was ``sent``."""
     context = await _account_context(visit)
     live_url = _live_url(visit, fingerprint(visit, context))
     if sent is not None:
         context["sent"] = {**context["sent"], **sent}
-    return visit.show("account.html", status=status, done=done, problem=problem, live_url=live_url, **context)
+    done = visit.request.query_params.get("done")
+    today = visit.page.now.date()
+    return visit.show(
+        "account.html",
+        status=status,
+        done=visit.words(DONE[done]) if done in DONE else None,
+        problem=problem,
+        today=today.isoformat(),
+        in_a_month=(today + timedelta(days=OVERRIDE_DAYS)).isoformat(),
+        live_url=live_url,
+        **context,
+    )
 
 
 async def account_live(visit: Visit) -> Response:
@@ -184,11 +192,11 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
     before = visit.request.query_params.get("before") or None
     deps, now, words = visit.board.deps, visit.page.now, visit.words
     if "\0" in account_id:
-        raise _no_account(visit)
+        raise no_account(visit)
     async with deps.reading() as conn:
         found = await queries.account(conn, account_id, now, stream=deps.stream)
         if found is None:
-            raise _no_account(visit)
+            raise no_account(visit)
         timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
         pending = await _pending(visit, conn, account_id)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
@@ -205,7 +213,7 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         "timeline": lines.timeline_lines(timeline.items, words),
         "pending": pending,
         "contacts": [(code, words(label)) for code, label in CONTACTS.items()],
-        "sent": {"contact": "", "when": "", "note": ""},
+        "sent": {"contact": "", "when": "", "note": "", "score": "", "until": "", "reason": ""},
         "older_url": f"{own}?{urlencode({'before': timeline.next_cursor})}" if timeline.next_cursor else None,
         "newest_url": own if before else None,
     }
@@ -224,7 +232,7 @@ def _pressing(alert: AlertItem) -> tuple[int, datetime]:
     return list(formats.SEVERITIES).index(alert.severity) if alert.severity in formats.SEVERITIES else 9, alert.since
 
 
-def _no_account(visit: Visit) -> Refused:
+def no_account(visit: Visit) -> Refused:
     return Refused(
         404, visit.words("No such account"), visit.words("Nothing has been heard of it here. Check the address.")
     )

@@ -13,6 +13,7 @@ from service.cli import (
     doctor,
     export,
     forget,
+    gaps,
     keys,
     migrate,
     partitions,
@@ -39,6 +40,7 @@ app.command()(export.export)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(partitions.app, name="partitions")
+app.add_typer(gaps.app, name="gaps")
 app.add_typer(rules.app, name="rules")
 
 

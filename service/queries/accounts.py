@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import episodes, rule_activations
 from consumers import progress
-from health import observed
+from health import observed, overrides
+from health.scorecards import explain
 from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
@@ -33,6 +34,7 @@ from service.queries.types import (
     RiskPage,
     RiskSort,
     RuleChoice,
+    ScoreOverride,
     Stream,
 )
 
@@ -163,6 +165,7 @@ def _risk_item(row: Row[Any], alerts: Sequence[OpenAlert]) -> RiskItem:
         renewal_on=row.renewal_on,
         score=row.score,
         score_change_28d=row.score_change_28d,
+        explanation=_explanation(row.contributions),
         band=row.band,
         mrr_at_risk=row.mrr_at_risk,
         open_alerts=row.open_alerts,
@@ -285,6 +288,8 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
         scorecard=row.scorecard if row is not None else None,
         signals=(row.signals or {}) if row is not None else {},
         contributions=(row.contributions or []) if row is not None else [],
+        explanation=_explanation(row.contributions) if row is not None else None,
+        override=await _override(conn, account_id, now),
         attributes=attributes,
         alerts=await open_alerts(conn, account_id),
         first_event_at=facts.first_event_at if facts is not None else None,
@@ -307,6 +312,20 @@ async def account_exists(conn: AsyncConnection, account_id: str) -> bool:
     known = select(accounts.c.account_id).where(accounts.c.account_id == account_id)
     listed = select(health.c.account_id).where(health.c.account_id == account_id)
     return bool(await conn.scalar(select(or_(exists(known), exists(listed)))))
+
+
+def _explanation(contributions: Sequence[Mapping[str, Any]] | None) -> dict[str, str] | None:
+    if contributions is None:
+        return None
+    said = [dict(line) for line in contributions]
+    return {"en": explain(said, "en"), "ja": explain(said, "ja")}
+
+
+async def _override(conn: AsyncConnection, account_id: str, now: datetime) -> ScoreOverride | None:
+    standing = (await overrides.read(conn, [account_id], now))[0]
+    if standing is None:
+        return None
+    return ScoreOverride(**{name: getattr(standing, name) for name in ScoreOverride.__struct_fields__})
 
 
 def _attribute(register: Mapping[str, Any]) -> Attribute:

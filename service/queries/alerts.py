@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from alerts.ingestion import NO_ACCOUNT
 from alerts.tables import deliveries as deliveries_table
 from alerts.tables import delivery_attempts, episodes, transitions
 from health.tables import health
@@ -93,7 +94,8 @@ def _alert_query() -> Select[Any]:
 
 
 async def _alert_conditions(conn: AsyncConnection, where: AlertFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+    # Operations' own alert is of no account.
+    conditions: list[ColumnElement[bool]] = [episodes.c.account_id != NO_ACCOUNT]
     for column, values in (
         (episodes.c.state, where.states),
         (episodes.c.severity, where.severities),

@@ -65,6 +65,7 @@ class RiskItem(msgspec.Struct, frozen=True, kw_only=True):
     renewal_on: date | None
     score: float | None
     score_change_28d: float | None
+    explanation: dict[str, str] | None  # one sentence, en and ja: the score and what costs it most
     band: str | None
     mrr_at_risk: Decimal | None
     open_alerts: int
@@ -131,6 +132,16 @@ class Attribute(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
 
 
+class ScoreOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """A score that a person set; it is a line of its own among the contributions once the account is evaluated."""
+
+    score: float
+    reason: str
+    author: str  # key:<name>, board:<name>
+    created_at: datetime
+    expires_at: datetime
+
+
 class AccountDetail(msgspec.Struct, frozen=True, kw_only=True):
     account_id: str
     name: str | None
@@ -148,6 +159,8 @@ class AccountDetail(msgspec.Struct, frozen=True, kw_only=True):
     scorecard: str | None  # name@version
     signals: dict[str, Any]  # by reference, e.g. days_since_feature['export']
     contributions: list[dict[str, Any]]  # measure, group, weight, points, contribution, value, reason
+    explanation: dict[str, str] | None  # one sentence, en and ja: the score and what costs it most
+    override: ScoreOverride | None  # what a person set and has not expired
     attributes: dict[str, Attribute]
     alerts: tuple[AlertItem, ...]  # open, newest first
     first_event_at: datetime | None

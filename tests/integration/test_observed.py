@@ -36,11 +36,11 @@ async def test_a_source_dies_and_its_data_comes_later(engine: AsyncEngine) -> No
         await fill(conn, "app", hour - 60 * 24 * HOUR, died)
         await fill(conn, "web", hour - 60 * 24 * HOUR, hour + HOUR)
         await fill(conn, "history", hour - 60 * 24 * HOUR, died, live=False)
-        report = await observed.guard(conn, NOW)
+        report = await observed.guard(conn, NOW, NOW)
         assert [source for source, _ in report.opened] == ["app"]
         assert report.changed
         assert set(report.verdicts) == {"app", "web"}, "an imported source is not watched"
-        assert not (await observed.guard(conn, NOW)).changed
+        assert not (await observed.guard(conn, NOW, NOW)).changed
         seen = await observed.read(conn, NOW, NOW)
     last_event = died - timedelta(minutes=1)
     assert seen.gaps == (observed.Gap("app", last_event, None, "open"),)
@@ -50,7 +50,7 @@ async def test_a_source_dies_and_its_data_comes_later(engine: AsyncEngine) -> No
     async with engine.begin() as conn:
         await fill(conn, "app", hour + HOUR, back)
         await fill(conn, "web", hour + HOUR, back)
-        report = await observed.guard(conn, back)
+        report = await observed.guard(conn, back, back)
         assert report.closed[0][1].startswith("lost: 100 events lie in the gap, where 500 are usual")
         seen = await observed.read(conn, back, back)
     assert seen.gaps == (observed.Gap("app", last_event, back, "lost"),)
@@ -58,7 +58,7 @@ async def test_a_source_dies_and_its_data_comes_later(engine: AsyncEngine) -> No
 
     async with engine.begin() as conn:
         await fill(conn, "app", died, hour + HOUR)
-        report = await observed.guard(conn, back + HOUR / 2)
+        report = await observed.guard(conn, back + HOUR / 2, back + HOUR / 2)
         assert [words.split(":")[0] for _, words in report.closed] == ["refilled"]
         assert (await observed.read(conn, back, back)).gaps == ()
         assert (await conn.execute(select(gaps.c.state))).scalars().all() == ["refilled"]
@@ -86,7 +86,7 @@ async def test_an_imported_history_is_not_what_a_live_source_usually_sends(engin
         row = {"source": f"crm{IMPORTED}", "events": 100}
         await conn.execute(insert(source_hours), [{**row, "hour": first - n * HOUR} for n in range(40 * 24)])
         await conn.execute(update(sources).values(first_event_at=first - 40 * 24 * HOUR))
-        report = await observed.guard(conn, NOW)
+        report = await observed.guard(conn, NOW, NOW)
     assert (report.opened, report.verdicts["crm"].judged) == ((), False)
 
 
@@ -94,9 +94,9 @@ async def test_an_import_refills_a_gap(engine: AsyncEngine) -> None:
     hour = NOW.replace(minute=0)
     async with engine.begin() as conn:
         await fill(conn, "app", hour - 60 * 24 * HOUR, hour - 9 * HOUR)
-        assert (await observed.guard(conn, NOW)).opened
+        assert (await observed.guard(conn, NOW, NOW)).opened
         await fill(conn, "app", hour - HOUR, hour + HOUR)
-        assert (await observed.guard(conn, NOW)).closed[0][1].startswith("lost")
+        assert (await observed.guard(conn, NOW, NOW)).closed[0][1].startswith("lost")
         row = {"source": f"app{IMPORTED}", "events": 100}
         await conn.execute(insert(source_hours), [{**row, "hour": hour - n * HOUR} for n in range(1, 10)])
-        assert (await observed.guard(conn, NOW)).closed[0][1].startswith("refilled")
+        assert (await observed.guard(conn, NOW, NOW)).closed[0][1].startswith("refilled")

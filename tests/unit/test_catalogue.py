@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+from health import catalogue_schema
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef, check
+from health.gaps import Observed
+from health.signals import compute
 from health.signals.table import DEFINITIONS
 from health.signals_page import PAGE, page
+from tests.facts import Account, facts
 
 
 def test_the_docs_page_is_the_catalogues() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run python -m health.signals_page"
+
+
+def test_the_schema_is_the_catalogues_and_takes_what_is_computed() -> None:
+    assert catalogue_schema.FILE.read_text(encoding="utf-8") == catalogue_schema.schema_text(), (
+        "run python -m health.catalogue_schema"
+    )
+    refs = [SignalRef(name, "export" if signal.parameter else None) for name, signal in SIGNALS.items()]
+    now = datetime(2025, 6, 15, 12, tzinfo=UTC)
+    account = Account(start=now, attributes={"plan": "pro", "mrr": 5}, users=[[1]])
+    row = compute(facts(now, [account]), [now], refs, Observed(now)).row(0)
+    Draft202012Validator(catalogue_schema.schema()).validate(row)
+    wrong = {**row, "plan": 5}
+    assert not Draft202012Validator(catalogue_schema.schema()).is_valid(wrong)
 
 
 def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
@@ -24,7 +44,16 @@ def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
 def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
     definition = DEFINITIONS[name]
     looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
-    assert SIGNALS[name].absence == (looks_back or name == "feature_used")
+    others = {"feature_used", "features_never_used", "silence_ratio", "usual_pause", "pause_tail"}
+    assert SIGNALS[name].absence == (looks_back or name in others or name.startswith("business_days_since"))
+
+
+@pytest.mark.parametrize("name", sorted(DEFINITIONS))
+def test_whose_days_it_counts_in_is_as_computed(name: str) -> None:
+    definition = DEFINITIONS[name]
+    by_exact_time = name.startswith("sessions")
+    border = "zone" if definition.zoned else "utc" if definition.borders is not None and not by_exact_time else ""
+    assert SIGNALS[name].day_border == border
 
 
 @pytest.mark.parametrize("name", sorted(SIGNALS))

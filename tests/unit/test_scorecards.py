@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from health.catalogue import SIGNALS
 from health.gaps import Gap, Observed
-from health.scorecard_file import Bands
-from health.scorecards import FULL_MARK, Scorecards, Scores, explain, load, mrr_at_risk, ranks
+from health.scorecard_file import Bands, Card, schema_text
+from health.scorecards import FULL_MARK, CardInForce, Override, Scorecards, Scores, explain, load, ranks
 from health.signals import SignalTable, compute
 from health.yamlfile import FileError
 from tests.facts import Account, facts
@@ -26,15 +30,18 @@ DEFAULT = load(ROOT / "rules" / "scorecards")
 
 GOOD: Mapping[str, float] = {
     "seat_utilisation": 0.9, "onboarding_overdue_milestones": 0, "days_since_login": 0, "days_since_activity": 0,
-    "usage_change_28d": 0.1, "active_days_28d": 20, "active_users_28d": 9, "features_used_28d": 8, "goals_reached": 2,
-    "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
+    "usage_change_28d": 0.1, "active_days_28d": 20, "active_users_28d": 9, "features_used_28d": 8,
+    "goals_reached_share": 1, "goals_on_track": 1, "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
+    "churn_odds": 0.4, "usual_pause": 1.8, "pause_tail": 0.6,
 }  # fmt: skip
 
 
 def table(*rows: Mapping[str, float | None], unseen: tuple[str, ...] = ()) -> SignalTable:
     columns = {
-        name: np.array([[np.nan if row.get(name) is None else float(row[name] or 0)] for row in rows]) for name in GOOD
+        name: np.array([[np.nan if row.get(name) is None else float(row[name] or 0)] for row in rows])
+        for name in {*GOOD, *(str(ref) for ref in DEFAULT.refs if SIGNALS[ref.name].type == "number")}
     }
+    columns["status"] = np.full((len(rows), 1), None, dtype=object)
     return SignalTable(
         account_ids=tuple(f"a{n}" for n in range(len(rows))),
         at=np.zeros((len(rows), 1), dtype=np.int64),
@@ -43,9 +50,14 @@ def table(*rows: Mapping[str, float | None], unseen: tuple[str, ...] = ()) -> Si
     )
 
 
-def scored(signals: SignalTable, *previous: str | None, card: Scorecards = DEFAULT) -> Scores:
+def scored(
+    signals: SignalTable,
+    *previous: str | None,
+    card: Scorecards = DEFAULT,
+    overrides: Sequence[Override | None] | None = None,
+) -> Scores:
     accounts = [Account(account_id=account_id) for account_id in signals.account_ids]
-    return card.score(signals, facts(NOW, accounts), previous or [None] * len(accounts))
+    return card.score(signals, facts(NOW, accounts), previous or [None] * len(accounts), overrides)
 
 
 def lines(scores: Scores, place: int = 0) -> dict[str, float]:
@@ -63,8 +75,8 @@ def test_a_healthy_account_has_full_marks() -> None:
     assert scores.score.tolist() == [100.0]
     assert scores.band == ["green"]
     assert scores.confidence.tolist() == pytest.approx([1.0])
-    assert scores.scorecard == [DEFAULT.name]
-    assert re.fullmatch(r"default@[0-9a-f]{12}", DEFAULT.name)
+    assert scores.scorecard == [DEFAULT.cards[-1].name]
+    assert re.fullmatch(r"default@[0-9a-f]{12}", DEFAULT.cards[-1].name)
     assert explain(scores.contributions[0], "en") == "Health score 100: nothing counts against it."
 
 
@@ -72,14 +84,46 @@ def test_silence_costs_its_share_and_the_cap_makes_it_red() -> None:
     scores = scored(
         table({**GOOD, "days_since_login": 30}, {**GOOD, "days_since_login": 30, "days_since_activity": 30})
     )
-    assert lines(scores)["login-recency"] == -20.0, "half of the 40 of Engagement"
-    assert scores.score.tolist() == [80.0, 39.9]
+    assert lines(scores)["login-recency"] == -12.0, "three tenths of the 40 of Engagement"
+    assert scores.score.tolist() == [88.0, 39.9]
     assert scores.band == ["green", "red"]
-    assert lines(scores, 1)["silent"] == pytest.approx(-40.1)
+    assert lines(scores, 1)["silent"] == pytest.approx(-48.1)
     assert explain(scores.contributions[1], "en") == (
-        "Health score 39.9: silent for 30 days: red (−40.1); no login for 30 days (−20)."
+        "Health score 39.9: silent for 30 days: red (−48.1); no login for 30 days (−12)."
     )
-    assert explain(scores.contributions[1], "ja") == "スコア39.9:30日利用なしのため赤(−40.1)、30日ログインなし(−20)。"
+    assert explain(scores.contributions[1], "ja") == "スコア39.9:30日利用なしのため赤(−48.1)、30日ログインなし(−12)。"
+
+
+def test_the_rhythm_is_told_in_a_sentence() -> None:
+    worse = {**GOOD, "churn_odds": 2.6, "days_since_activity": 12, "usual_pause": 2.2, "pause_tail": 0.03}
+    scores = scored(table(worse))
+    points = {line["measure"]: line["points"] for line in scores.contributions[0]}
+    assert points["rhythm"] == pytest.approx(70 - 30 * np.log2(2.6), abs=1.5), "by the rule's own formula"
+    assert scores.band == ["yellow"], "doubled odds are not green"
+    assert explain(scores.contributions[0], "en") == (
+        "Health score 69.9: odds of leaving 2.6 times the average: not green (−18.8); silent for 12 days, usually back "
+        "every 2 days, 3% of pauses by it and accounts like it lasted longer, odds of leaving 2.6 times the average "
+        "(−11.3)."
+    )
+    assert "12日利用なし、通常は約2日おき" in explain(scores.contributions[0], "ja")
+
+
+@pytest.mark.parametrize("odds", [0.5, 0.8, 1, 1.2, 1.41, 1.7, 2, 3, 4, 4.7, 5.04, 9])
+def test_every_doubling_of_the_odds_costs_thirty_points(odds: float) -> None:
+    line = next(
+        line for line in scored(table({**GOOD, "churn_odds": odds})).contributions[0] if line["measure"] == "rhythm"
+    )
+    assert line["points"] == pytest.approx(np.clip(70 - 30 * np.log2(odds), 0, 100), abs=1)
+
+
+def test_trials_and_the_first_ninety_days_of_a_plan_have_a_card_of_their_own() -> None:
+    rows = table(
+        {**GOOD, "onboarding_day": 3}, {**GOOD, "onboarding_day": 3, "onboarding_overdue_milestones": None}, GOOD
+    )
+    rows.columns["status"][2, 0] = "trial"
+    names = [name.partition("@")[0] for name in scored(rows).scorecard]
+    assert names == ["onboarding", "default", "onboarding"]
+    assert [card.card.scorecard for card in DEFAULT.cards] == ["onboarding", "default"]
 
 
 def test_a_failing_payment_caps_at_forty() -> None:
@@ -102,7 +146,7 @@ def test_the_weight_of_a_missing_input_is_shared_and_it_says_so() -> None:
 def test_a_missing_group_is_shared_among_the_others() -> None:
     scores = scored(table({**GOOD, "seat_utilisation": None, "onboarding_overdue_milestones": None}))
     weights = {line["measure"]: line["weight"] for line in scores.contributions[0]}
-    assert weights["login-recency"] == 0.25
+    assert weights["login-recency"] == 0.15
     assert scores.score.tolist() == [100.0]
 
 
@@ -130,6 +174,159 @@ def test_lines_add_up_to_the_score_exactly(rows: list[dict[str, float | None]]) 
         assert 0 <= score <= 100
         assert tenths(scores, place) == round(score * 10)
         assert all(amount <= 0 for name, amount in lines(scores, place).items() if name != FULL_MARK)
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> Scorecards:
+    """Any card over the signals of GOOD: lines and steps, weights, worst-of groups, caps, borders."""
+    signals = draw(st.lists(st.sampled_from(sorted(GOOD)), min_size=1, max_size=8))
+    groups = draw(st.lists(st.sampled_from(["Deployment", "Engagement", "Adoption", "ROI"]), min_size=1, unique=True))
+    belongs = [*groups, *draw(st.lists(st.sampled_from(groups), min_size=8, max_size=8))]
+    signals += [signals[0]] * (len(groups) - len(signals))
+    weights, marks = st.floats(0.01, 1000), st.floats(0, 100)
+    bounds = st.lists(st.floats(-3, 60), min_size=2, max_size=4, unique=True).map(sorted)
+    said = {"en": "it is {value}", "ja": "{value}"}
+    measures = [
+        {"id": f"m{number}", "group": belongs[number], "signal": signal, "weight": draw(weights), "reason": said,
+         draw(st.sampled_from(["line", "steps"])): [(bound, draw(marks)) for bound in draw(bounds)]}
+        for number, signal in enumerate(signals)
+    ]  # fmt: skip
+    caps = [
+        {"id": f"c{number}", "signal": draw(st.sampled_from(sorted(GOOD))), "reason": said,
+         draw(st.sampled_from(["at_least", "below"])): draw(st.floats(-3, 60)),
+         "limit": draw(marks | st.sampled_from(["yellow", "red"]))}
+        for number in range(draw(st.integers(0, 3)))
+    ]  # fmt: skip
+    combine = st.sampled_from(["weighted", "worst"])
+    content = {
+        "scorecard": "any", "title": said, "measures": measures, "caps": caps,
+        "groups": {group: {"weight": draw(weights), "combine": draw(combine)} for group in groups},
+        "minimum_confidence": draw(st.floats(0, 1)),
+    }  # fmt: skip
+    return Scorecards([CardInForce(Card.model_validate(content), "1")])
+
+
+overrides = st.none() | st.builds(
+    Override,
+    score=st.integers(0, 1000).map(lambda tenth: tenth / 10),
+    reason=st.just("they told us"), author=st.just("mina"), expires_at=st.just(NOW + timedelta(days=30)),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(cards(), st.lists(st.tuples(values, overrides), min_size=1, max_size=4), st.booleans())
+def test_lines_of_any_card_add_up_with_caps_worst_of_and_overrides(
+    card: Scorecards, accounts: list[tuple[dict[str, float | None], Override | None]], unseen: bool
+) -> None:
+    by_hand = [override for _, override in accounts]
+    signals = table(*(row for row, _ in accounts), unseen=tuple(GOOD) if unseen else ())
+    scores = scored(signals, *["yellow"] * len(accounts), card=card, overrides=by_hand)
+    for place, score in enumerate(scores.score.tolist()):
+        override = by_hand[place]
+        if np.isnan(score):
+            assert override is None and FULL_MARK not in lines(scores, place)
+            continue
+        assert 0 <= score <= 100
+        assert tenths(scores, place) == round(score * 10)
+        if override is not None:
+            assert score == override.score and not scores.incomplete[place]
+            assert scores.contributions[place][-1]["measure"] == "override"
+        signed = {FULL_MARK, "override"}
+        assert all(amount <= 0 for name, amount in lines(scores, place).items() if name not in signed)
+        assert explain(scores.contributions[place], "en").startswith(f"Health score {score:g}")
+
+
+WORST = """\
+scorecard: strict
+title: {en: Strict, ja: 厳格}
+groups: {Engagement: {weight: 3, combine: worst}, ROI: 1}
+measures:
+  - {id: login, group: Engagement, signal: days_since_login, weight: 1, line: [[0, 100], [30, 0]],
+     reason: {en: "no login for {value}", ja: "{value}ログインなし"}}
+  - {id: people, group: Engagement, signal: active_users_28d, weight: 1, line: [[0, 0], [10, 100]],
+     reason: {en: "{value} users on {active_days_28d}", ja: "{value}名が{active_days_28d}"}}
+  - {id: nps, group: ROI, signal: nps_last, weight: 1, line: [[0, 0], [10, 100]],
+     reason: {en: "NPS {value}", ja: "NPS {value}"}}
+"""
+
+
+def test_a_group_may_count_as_its_worst_measure(tmp_path: Path) -> None:
+    card = load(write(tmp_path, WORST))
+    rows = table({**GOOD, "days_since_login": 0, "active_users_28d": 4, "nps_last": 10},
+                 {**GOOD, "days_since_login": None, "active_users_28d": 4, "nps_last": 10})  # fmt: skip
+    scores = scored(rows, card=card)
+    assert scores.score.tolist() == [55, 55], "three quarters of the worst, whatever the other"
+    assert lines(scores) == {FULL_MARK: 100, "login": 0, "people": -22.5, "nps": 0, "worst-of-engagement": -22.5}
+    assert lines(scores, 1) == {FULL_MARK: 100, "login": 0, "people": -45, "nps": 0}
+    assert scores.contributions[0][-1]["reason"] == {
+        "en": "Engagement counts as its worst measure: 4 users on 20 days",
+        "ja": "エンゲージメントは最も低い項目で評価:4名が20日",
+    }
+    unknown = scored(table({**GOOD, "active_users_28d": 4, "active_days_28d": None}), card=card)
+    assert "4 users on unknown" in explain(unknown.contributions[0], "en")
+
+
+def test_a_person_may_know_better_in_both_directions_and_against_caps() -> None:
+    late = Override(score=72, reason="pays on the 5th", author="Mina", expires_at=datetime(2025, 7, 5, tzinfo=UTC))
+    rows = table({**GOOD, "failed_payments": 1}, GOOD, {"nps_last": 3}, GOOD)
+    scores = scored(rows, "yellow", "green", None, None, overrides=[late, replace(late, score=10), late, None])
+    assert scores.score.tolist() == [72, 10, 72, 100]
+    assert scores.band == ["green", "red", "green", "green"], "without hysteresis"
+    assert [lines(scores, place).get("override") for place in range(4)] == [32, -90, -28, None]
+    assert [tenths(scores, place) for place in range(4)] == [720, 100, 720, 1000]
+    assert scores.overridden.tolist() == [True, True, True, False]
+    assert explain(scores.contributions[0], "en").startswith(
+        "Health score 72: set to 72 by Mina until 2025-07-05: pays on the 5th (+32); "
+    )
+    assert explain(scores.contributions[1], "ja") == "スコア10:Minaが2025-07-05まで10に設定:pays on the 5th(−90)。"
+
+
+def test_a_score_set_by_hand_is_known_while_data_is_incomplete() -> None:
+    blind = {**GOOD, "active_users_28d": None}
+    by_hand = Override(score=50, reason="known", author="Mina", expires_at=NOW)
+    scores = scored(table(blind, blind, unseen=("active_users_28d",)), "green", "green", overrides=[by_hand, None])
+    assert scores.incomplete.tolist() == [False, True]
+    assert scores.band == ["yellow", "green"]
+
+
+def matched(tmp_path: Path, **attributes: object) -> str:
+    """The card of an account with these signals, among two with match and one without."""
+    match = "match: [{plan: [pro, max], touch_model: high}, {days_since_start: {below: 90}, seats: {at_least: 5}}]\n"
+    for name, head in (("b-first", match), ("c-second", "match: {plan: pro}\n"), ("a-last", "")):
+        card = head + CARD.replace("scorecard: small", f"scorecard: {name}")
+        (tmp_path / f"{name}.yaml").write_text(card, encoding="utf-8")
+    cards = load(tmp_path)
+    names = ("plan", "touch_model", "days_since_start", "seats", "days_since_login")
+    assert {str(ref) for ref in cards.refs} == set(names)
+    columns = {
+        name: np.array([[attributes.get(name, None if name in {"plan", "touch_model"} else np.nan)]],
+                       dtype=object if name in {"plan", "touch_model"} else np.float64)
+        for name in names
+    }  # fmt: skip
+    one = SignalTable(account_ids=("a",), at=np.zeros((1, 1), dtype=np.int64), columns=columns, incomplete={})
+    return scored(one, card=cards).scorecard[0].partition("@")[0]
+
+
+def test_the_first_card_whose_match_is_met_scores_an_account(tmp_path: Path) -> None:
+    assert matched(tmp_path, plan="pro", touch_model="high") == "b-first"
+    assert matched(tmp_path, plan="max", touch_model="low") == "a-last"
+    assert matched(tmp_path, plan="pro", touch_model="low") == "c-second"
+    assert matched(tmp_path, plan="pro", days_since_start=89.0, seats=5.0) == "b-first"
+    assert matched(tmp_path, plan="pro", days_since_start=90.0, seats=5.0) == "c-second"
+    assert matched(tmp_path, days_since_start=3.0) == "a-last", "the unknown meets no condition"
+
+
+def test_accounts_of_several_cards_keep_their_places(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text(
+        CARD.replace("scorecard: small", "scorecard: few\nmatch: {open_tickets: {below: 1}}").replace("30, 0", "10, 0"),
+        encoding="utf-8",
+    )
+    cards = load(write(tmp_path, CARD))
+    rows = [{"days_since_login": 3, "open_tickets": number % 2} for number in range(5)]
+    scores = scored(table(*rows), card=cards)
+    assert scores.score.tolist() == [70, 90, 70, 90, 70]
+    assert [name.partition("@")[0] for name in scores.scorecard] == ["few", "small", "few", "small", "few"]
+    assert cards.name == "+".join(card.name for card in cards.cards)
 
 
 @settings(max_examples=50, deadline=None)
@@ -160,7 +357,14 @@ def test_bands_fall_at_the_border_and_rise_three_points_above_it(
 
 
 def test_missing_for_want_of_observation_does_not_change_the_band() -> None:
-    weak = {**GOOD, "days_since_login": 30, "nps_last": 0, "goals_reached": 0, "features_used_28d": 0}
+    weak = {
+        **GOOD,
+        "churn_odds": 5,
+        "days_since_login": 30,
+        "nps_last": 0,
+        "goals_reached_share": 0,
+        "features_used_28d": 0,
+    }
     blind = {**weak, "active_users_28d": None, "active_days_28d": None, "usage_change_28d": None}
     names = ("active_users_28d", "active_days_28d", "usage_change_28d")
     assert scored(table(blind), "green").band == ["red"], "really missing: the rest decides"
@@ -190,11 +394,13 @@ def test_a_lost_gap_keeps_everybodys_band() -> None:
     assert at_day(16, lost, "green").band == ["green"]
 
 
-def test_mrr_at_risk() -> None:
-    at_risk = mrr_at_risk(np.array([100.0, 100.0, 100.0, 100.0, np.nan]), ["red", "yellow", "green", None, "red"])
-    assert at_risk[:3].tolist() == [100, 50, 0]
-    assert np.isnan(at_risk[3:]).all()
-    assert mrr_at_risk(np.array([100.0]), ["yellow"], {**DEFAULT.at_risk, "yellow": 0.2}).tolist() == [20]
+def test_mrr_at_risk(tmp_path: Path) -> None:
+    scores = scored(table(GOOD, {**GOOD, "days_since_activity": 30}, {**GOOD, "failed_payments": 1}, {}))
+    assert scores.band == ["green", "red", "yellow", None]
+    assert scores.at_risk[:3].tolist() == [0, 1, 0.5]
+    assert np.isnan(scores.at_risk[3])
+    milder = load(write(tmp_path, CARD + "mrr_at_risk: {yellow: 0.2}\n"))
+    assert scored(table({"days_since_login": 15}), card=milder).at_risk.tolist() == [0.2]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -241,7 +447,20 @@ def test_the_version_is_of_what_the_card_says(tmp_path: Path) -> None:
         ("weight: 1", "weight: 1\n    weight: 2", "card.yaml:9:5: weight is given twice"),
         ("[30, 0]", "[0, 0]", "card.yaml:5:5: measures.0: the values of line or steps must ascend"),
         ("[30, 0]", "[30, 101]", "card.yaml:9:27: measures.0.line.1.1: Input should be less than or equal to 100"),
-        ("{value}ログイン", "{valeu}ログイン", "measures.0.reason: only {value} may stand in braces"),
+        ("{value}ログイン", "{valeu}ログイン",
+         "card.yaml:10:5: there is no signal called 'valeu' (did you mean value?)"),
+        ("{value}ログイン", "{valueログイン", "measures.0.reason: a brace is not closed"),
+        ("{value}ログイン", "{score}ログイン", "score comes from the scorecard and cannot go into it"),
+        ("id: login", "id: override", "card.yaml:5:5: the id override is kept for a line of our own"),
+        ("{Engagement: 1}", "{Engagement: {weight: 1, combine: worts}}",
+         "groups.Engagement.combine is one of weighted, worst (did you mean worst?)"),
+        ("groups:", "match: {plan: {below: 3}}\ngroups:", "card.yaml:3:9: plan is a text; give the texts it may be"),
+        ("groups:", "match: [{seats: pro}]\ngroups:", "card.yaml:3:10: seats is a number; give at_least or below"),
+        ("groups:", "match: {paln: pro}\ngroups:", "there is no signal called 'paln' (did you mean plan?)"),
+        ("groups:", "match: {logins_28d: {below: 3}}\ngroups:",
+         "logins_28d may be missing for want of data; whose card is whose must not hang on it"),
+        ("groups:", "match: {}\ngroups:", "an entry without conditions would match everybody"),
+        ("groups:", "match: {mrr: {}}\ngroups:", "give either a list of texts, or at_least and below"),
         ("line: [[0", "line: [[[0", "card.yaml:10:5: not YAML"),
         ("title: {", "title: &t {", None),
         ("[30, 0]]", "[30, 0]]\n    steps: [[0, 1], [1, 2]]", "give either line or steps"),
@@ -260,16 +479,32 @@ def test_faults_are_named_by_place_and_nearest_name(tmp_path: Path, old: str, ne
 
 
 def test_aliases_empty_folders_and_second_cards_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no scorecard here"):
+    with pytest.raises(FileError, match="no scorecard without match here"):
         load(tmp_path)
     aliased = CARD.replace("title: {en: Small, ja: 小}", "title: &t {en: Small, ja: 小}\ncaps: [*t]")
     with pytest.raises(FileError, match="aliases are not taken"):
         load(write(tmp_path, aliased))
-    (tmp_path / "other.yaml").write_text(CARD, encoding="utf-8")
-    with pytest.raises(FileError, match=r"other.yaml:1:1: one scorecard is in force"):
+    write(tmp_path, CARD)
+    (tmp_path / "other.yaml").write_text(CARD.replace("small", "other"), encoding="utf-8")
+    with pytest.raises(FileError, match=r"other.yaml:1:1: card.yaml is without match, too, and takes everybody"):
+        load(tmp_path)
+    (tmp_path / "other.yaml").write_text("match: {plan: pro}\n" + CARD, encoding="utf-8")
+    with pytest.raises(FileError, match=r"other.yaml:1:1: card.yaml is called small, too; name it otherwise"):
+        load(tmp_path)
+    (tmp_path / "card.yaml").unlink()
+    with pytest.raises(FileError, match="no scorecard without match here"):
         load(tmp_path)
 
 
-def test_the_default_card_uses_what_the_catalogue_has() -> None:
+def test_the_schema_in_the_repository_is_the_codes() -> None:
+    kept = (ROOT / "rules" / "scorecards.schema.json").read_text(encoding="utf-8")
+    assert kept == schema_text(), "run python -m health.scorecard_file"
+    validator = jsonschema.Draft202012Validator(json.loads(kept))
+    for path in (ROOT / "rules" / "scorecards").glob("*.yaml"):
+        validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert not validator.is_valid(yaml.safe_load(CARD.replace("weight: 1", "weight: 0")))
+
+
+def test_the_shipped_cards_use_what_the_catalogue_has() -> None:
     assert {ref.name for ref in DEFAULT.refs} <= set(SIGNALS)
-    assert set(GOOD) == {str(ref) for ref in DEFAULT.refs}
+    assert set(GOOD) == {str(ref) for ref in DEFAULT.cards[-1].refs}

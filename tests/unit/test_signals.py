@@ -180,6 +180,28 @@ def test_onboarding() -> None:
     assert value(account, "onboarding_overdue_milestones", at=NOW.replace(hour=0) - timedelta(seconds=1)) == 0
     assert value(account, "goals_reached") == 1
     assert value(Account(start=ago(50)), "goals_reached") is None
+
+
+def test_shares_of_goals() -> None:
+    today = NOW.date()
+    account = Account(
+        start=ago(50),
+        goals=[
+            Record(taken={"set": ago(40), "reached": ago(4)}, due_on=today - timedelta(days=9)),
+            Record(taken={"set": ago(40)}, due_on=today - timedelta(days=1)),
+            Record(taken={"set": ago(40)}, due_on=today),
+            Record(taken={"set": ago(40)}),
+            Record(taken={"set": ago(40), "dropped": ago(3)}),
+        ],
+    )
+    assert value(account, "goals_reached_share") == 0.25
+    assert value(account, "goals_on_track") == 0.75, "due today is still in time"
+    assert value(Account(start=ago(50)), "goals_on_track") is None
+    dropped = Account(start=ago(50), goals=[Record(taken={"dropped": ago(3)})])
+    assert value(dropped, "goals_reached_share") is None
+
+
+def test_overdue_milestones_need_a_plan() -> None:
     assert value(Account(start=ago(50)), "onboarding_overdue_milestones") is None
 
 

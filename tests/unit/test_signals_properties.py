@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from holidays import country_holidays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
+from health.columns import Facts
 from health.gaps import Gap, Observed
+from health.rhythm import SHIPPED
 from health.signals import compute, next_change, steps
 from tests.facts import Account, Record, facts
+from tests.rhythm_model import walk
 
 NOW = datetime(2025, 6, 15, 12, tzinfo=UTC)
+DAYS = 450
+"""Length of the day arrays."""
+FLEET = replace(SHIPPED, features=("export", "import", "share"))
+ZONES = {"Asia/Tokyo": 9, "America/Caracas": -4, "Etc/GMT+11": -11, "Mars/Base": 0}
+"""Without a change of clocks, so that the reference can add hours."""
+CONTRACTS: list[dict[str, str | float]] = [{}, {"seats": 5, "mrr": 10.0, "plan": "pro"}, {"seats": 0}]
 REFS = tuple(
     SignalRef(name, "export" if signal.parameter else None)
     for name, signal in SIGNALS.items()
@@ -25,6 +38,7 @@ REFS = tuple(
 )
 HOURS = st.integers(1, 24 * 60)
 DAY = timedelta(days=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def ago(hours: float) -> datetime:
@@ -35,8 +49,13 @@ def midnight(at: datetime) -> datetime:
     return at.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def made(known: Sequence[Account]) -> Facts:
+    return facts(NOW, known, days=DAYS, fleet=FLEET)
+
+
 instants = HOURS.map(ago)
-counts = st.dictionaries(st.integers(0, 91), st.integers(1, 9), max_size=6)
+days_ago = st.integers(0, 95) | st.integers(0, DAYS - 1)
+counts = st.dictionaries(days_ago, st.integers(1, 9), max_size=8)
 
 
 @st.composite
@@ -52,6 +71,15 @@ def taken(draw: st.DrawFn, statuses: Sequence[str]) -> Record:
 
 
 @st.composite
+def histories(draw: st.DrawFn) -> dict[str, list[tuple[datetime, float]]]:
+    """The seats and the MRR that attributes name came to stand last."""
+    at = draw(st.lists(HOURS, min_size=3, max_size=3, unique=True))
+    seats = [(ago(at[0]), 5.0)] if draw(st.booleans()) else []
+    mrr = [(ago(max(at[1:]) + 900), 8.0), (ago(max(at[1:])), 10.0)] if draw(st.booleans()) else []
+    return {"seats": seats, "mrr": mrr}
+
+
+@st.composite
 def accounts(draw: st.DrawFn) -> Account:
     uses = draw(st.lists(instants, min_size=2, max_size=2))
     return Account(
@@ -61,14 +89,21 @@ def accounts(draw: st.DrawFn) -> Account:
         last_contact=draw(st.none() | instants),
         logins=draw(counts),
         events=draw(counts),
-        users=draw(st.lists(st.lists(st.integers(0, 91), max_size=3), max_size=3)),
+        users=draw(st.lists(st.lists(days_ago, max_size=5), max_size=3)),
+        feature_days=draw(
+            st.dictionaries(st.sampled_from(["export", "import", "odd"]), st.lists(days_ago, max_size=3))
+        ),
         features=draw(st.sampled_from([{}, {"export": (min(uses), max(uses)), "other": (min(uses), min(uses))}])),
         tickets=draw(st.lists(taken(("open", "pending", "solved", "closed")), max_size=3)),
         payments=draw(st.lists(taken(("failed", "overdue", "paid")), max_size=2)),
         milestones=draw(st.lists(taken(("planned", "reached")), max_size=2)),
         goals=draw(st.lists(taken(("set", "reached", "dropped")), max_size=2)),
         surveys=draw(st.lists(st.tuples(instants, st.none() | st.integers(0, 10).map(float)), max_size=3)),
-        attributes=draw(st.sampled_from([{}, {"seats": 5, "mrr": 10.0, "plan": "pro"}, {"seats": 0}])),
+        sessions=draw(st.lists(instants, max_size=3)),
+        attributes=draw(st.sampled_from(CONTRACTS))
+        | draw(st.sampled_from([{}, *({"timezone": zone} for zone in ZONES)]))
+        | draw(st.sampled_from([{}, {"country": "JP"}, {"country": "AE"}, {"country": "Nowhere"}])),
+        history=draw(histories()),
         renewal_on=draw(st.none() | st.integers(-9, 9).map(lambda days: (NOW + timedelta(days=days)).date())),
     )
 
@@ -108,7 +143,7 @@ def days_since(account: Account, last: datetime | None, at: datetime, observed: 
 def window(per_day: Sequence[tuple[int, int]], at: datetime, days: int, shift: int = 0) -> tuple[int, int] | None:
     """(without, with) the day of ``at``; None before the arrays."""
     today = (midnight(NOW) - midnight(at)) // DAY
-    if today + shift + days - 1 > 91:
+    if today + shift + days - 1 > DAYS - 1:
         return None
     inside = [(ago_, count) for ago_, count in per_day if today + shift <= ago_ < today + shift + days]
     high = sum(count for _, count in inside)
@@ -164,6 +199,243 @@ def in_state(account: Account, records: Sequence[Record], at: datetime, *wanted:
     return sum(status in wanted for status in statuses)
 
 
+def by_rhythm(account: Account, name: str, at: datetime, observed: Observed) -> float:
+    today, now = (midnight(at) - EPOCH) // DAY, (midnight(NOW) - EPOCH) // DAY
+    days = {now - ago_ for ago_ in account.events}
+    unsure = today in days and midnight(at) < at < NOW
+    if account.start is None or unsure or (name == "churn_odds" and touched(account, at, 28, observed)):
+        return math.nan
+    counted = today if today in days and at != midnight(at) else today - 1
+    if min(days, default=counted + 1) > counted:
+        return math.nan
+    first = min(days, default=counted) - 1000
+
+    def moment(day: int) -> float:
+        end = EPOCH + timedelta(days=day + 1)
+        return day - unobserved(EPOCH + timedelta(days=first), end, observed) / DAY
+
+    walked = walk(days, counted, SHIPPED, start=(account.start - EPOCH) // DAY, moment=moment)
+    return {
+        "silence_ratio": walked.silence_ratio,
+        "usual_pause": walked.usual_pause,
+        "pause_tail": walked.tail,
+        "churn_odds": walked.ratio(SHIPPED),
+    }[name]
+
+
+def local(account: Account, at: datetime) -> date:
+    return (at + timedelta(hours=ZONES.get(str(account.attributes.get("timezone")), 0))).date()
+
+
+holidays_of = lru_cache(lambda country, year: country_holidays(country, years=year))
+
+
+def is_business(account: Account, day: date) -> bool:
+    country = account.attributes.get("country")
+    if country not in {"JP", "AE"}:
+        return day.weekday() < 5
+    return holidays_of(str(country), day.year).is_working_day(day)
+
+
+def business_since(account: Account, last: datetime | None, at: datetime, observed: Observed) -> float:
+    origin = last or account.start
+    if account.start is None or origin is None or origin > at:
+        return math.nan
+    found, day = 0, local(account, origin) + DAY
+    while day < local(account, at):
+        offset = timedelta(hours=ZONES.get(str(account.attributes.get("timezone")), 0))
+        begin = datetime(day.year, day.month, day.day, tzinfo=UTC) - offset
+        found += is_business(account, day) and not unobserved(begin, begin + DAY, observed)
+        day += DAY
+    return found
+
+
+def business_until(account: Account, day: date, at: datetime) -> int:
+    today = local(account, at)
+    span = [min(day, today) + DAY * n for n in range(abs((day - today).days))]
+    return sum(is_business(account, each) for each in span) * (1 if day >= today else -1)
+
+
+def distinct(per_row: Sequence[Sequence[int]], at: datetime, days: int, shift: int = 0) -> tuple[float, float]:
+    sums = [window([(day, 1) for day in row], at, days, shift) for row in per_row]
+    if window([], at, days, shift) is None:
+        return math.nan, math.nan
+    return sum(s is not None and s[0] > 0 for s in sums), sum(s is not None and s[1] > 0 for s in sums)
+
+
+def was(account: Account, attribute: str, at: datetime) -> float:
+    values = [value for when, value in sorted(account.history.get(attribute, ())) if when <= at]
+    return values[-1] if values else math.nan
+
+
+def champion(account: Account, at: datetime, *, today: bool) -> int | None:
+    """How many days before the day of ``at`` the champion was last active."""
+    back = (midnight(NOW) - midnight(at)) // DAY
+    days = [[d - back for d in set(user) if (0 if today else 1) <= d - back < 90] for user in account.users]
+    most = max((len(d) for d in days), default=0)
+    return min(min(d) for d in days if len(d) == most) if most else None
+
+
+def of_champion(account: Account, name: str, at: datetime, observed: Observed) -> float:
+    if window([], at, 90) is None or account.start is None or touched(account, at, 90, observed):
+        return math.nan
+    values = []
+    for today, others in zip((False, True), distinct(account.users, at, 28), strict=True):
+        last = champion(account, at, today=today)
+        if last is None:
+            values.append(math.nan)
+        elif name == "champion_gone":
+            values.append(float(last >= 28 and others > 0))
+        else:
+            end = midnight(at)
+            begin = min(end, end - timedelta(days=last - 1))
+            values.append((end - begin - unobserved(begin, end, observed)) // DAY)
+    return settle(values[0], values[1], at)
+
+
+def resolved_hours(account: Account, at: datetime) -> float:
+    spans = []
+    for ticket in account.tickets:
+        status = status_of(ticket, at)
+        if status == "?":
+            return math.nan
+        if status not in {"solved", "closed"}:
+            continue
+        taken = {name: when for name, when in ticket.taken.items() if when <= at}
+        reopened = max((taken[name] for name in ("open", "pending") if name in taken), default=EPOCH)
+        solved = min(taken[name] for name in ("solved", "closed") if name in taken and taken[name] >= reopened)
+        if solved > at - timedelta(days=90):
+            first = ticket.first_at or min(ticket.taken.values())
+            spans.append((solved - first) / timedelta(hours=1))
+    return sum(spans) / len(spans) if spans else math.nan
+
+
+def opened(account: Account, at: datetime, days: int, shift: int = 0) -> int:
+    first = [ticket.first_at or min(ticket.taken.values()) for ticket in account.tickets]
+    end = at - timedelta(days=shift)
+    return sum(end - timedelta(days=days) < when <= end for when in first)
+
+
+def overdue(account: Account, at: datetime) -> float:
+    worst = 0
+    for payment in account.payments:
+        status = status_of(payment, at)
+        if status == "?":
+            return math.nan
+        if status in {"failed", "overdue"}:
+            stands = [payment.taken[name] for name in ("failed", "overdue") if name in payment.taken]
+            since = max(when for when in stands if when <= at)
+            worst = max(worst, (local(account, at) - (payment.due_on or local(account, since))).days)
+    return worst
+
+
+def of_goals(account: Account, name: str, at: datetime) -> float:
+    statuses = [(status_of(goal, at), goal.due_on) for goal in account.goals]
+    if any(status == "?" for status, _ in statuses) or all(status is None for status, _ in statuses):
+        return math.nan
+    reached = sum(status == "reached" for status, _ in statuses)
+    if name == "goals_reached":
+        return reached
+    standing = [(status, due) for status, due in statuses if status in {"set", "reached"}]
+    ahead = sum(status == "set" and (due is None or due >= local(account, at)) for status, due in standing)
+    good = reached + (ahead if name == "goals_on_track" else 0)
+    return good / len(standing) if standing else math.nan
+
+
+def of_count(account: Account, name: str, days: int, at: datetime, observed: Observed) -> float:
+    if name == "logins":
+        return count(account, dict(account.logins), at, days, observed)
+    if name == "events":
+        return count(account, dict(account.events), at, days, observed)
+    if name == "active_days":
+        return count(account, dict.fromkeys(account.events, 1), at, days, observed)
+    rows = account.users if name == "active_users" else list(account.feature_days.values())
+    if account.start is None or touched(account, at, days, observed):
+        return math.nan
+    return settle(*distinct(rows, at, days), at)
+
+
+COUNTED = re.compile(r"(logins|events|active_days|active_users|features_used)_(\d+)d")
+
+
+def newer(account: Account, name: str, at: datetime, observed: Observed) -> float:  # noqa: C901, PLR0912 - a list
+    counted = COUNTED.fullmatch(name)
+    if counted:
+        return of_count(account, counted[1], int(counted[2]), at, observed)
+    if account.start is None:
+        return math.nan
+    last = {"business_days_since_login": account.last_login, "business_days_since_activity": account.last_activity,
+            "business_days_since_contact": account.last_contact}  # fmt: skip
+    if name in last:
+        return business_since(account, last[name], at, observed)
+    if name == "usage_change_28d_year":
+        then, now = window(list(account.events.items()), at, 28, 364), window(list(account.events.items()), at, 28)
+        year_ago = midnight(at) - timedelta(days=363)
+        begin = max(year_ago - timedelta(days=28), account.start)
+        unseen = begin < year_ago and unobserved(begin, year_ago, observed) > timedelta()
+        if then is None or now is None or not then[1] or unseen or touched(account, at, 28, observed):
+            return math.nan
+        return settle(now[0] / then[1] - 1, now[1] / then[1] - 1, at)
+    if name == "weekly_active_share":
+        if touched(account, at, 28, observed):
+            return math.nan
+        week, month = distinct(account.users, at, 7), distinct(account.users, at, 28)
+        shares = [a / b if b else math.nan for a, b in zip(week, month, strict=True)]
+        return settle(shares[0], shares[1], at)
+    if name == "seat_utilisation_change_28d":
+        end = midnight(at) - timedelta(days=27) - timedelta(microseconds=1)
+        seats, before = float(account.attributes.get("seats", 0)), was(account, "seats", end)
+        if touched(account, at, 56, observed) or not seats or not before > 0:
+            return math.nan
+        return settle(*distinct(account.users, at, 28), at) / seats - distinct(account.users, at, 28, 28)[1] / before
+    if name.startswith("champion"):
+        return of_champion(account, name, at, observed)
+    if name == "feature_breadth_90d":
+        ours = [days for feature, days in account.feature_days.items() if feature in FLEET.features]
+        return math.nan if touched(account, at, 90, observed) else settle(*distinct(ours, at, 90), at) / 3
+    if name == "features_never_used":
+        return 3 - sum(first <= at for f, (first, _) in account.features.items() if f in FLEET.features)
+    if name == "business_days_to_renewal":
+        return math.nan if account.renewal_on is None else business_until(account, account.renewal_on, at)
+    if name in {"mrr_change_28d", "mrr_change_90d"}:
+        old = was(account, "mrr", at - timedelta(days=28 if name == "mrr_change_28d" else 90))
+        new = float(account.attributes.get("mrr", math.nan)) if at >= NOW else was(account, "mrr", at)
+        return (new - old) / old
+    if name == "payment_days_overdue":
+        return overdue(account, at)
+    if name in {"tickets_opened_7d", "tickets_opened_28d"}:
+        return opened(account, at, 7 if name == "tickets_opened_7d" else 28)
+    if name == "ticket_spike":
+        return opened(account, at, 7) / (max(opened(account, at, 28, 7), 1) / 4)
+    if name == "hours_to_resolve_90d":
+        return resolved_hours(account, at)
+    if name in {"nps_detractor", "csat_last"}:
+        answers = [nps for when, nps in sorted(account.surveys, key=lambda s: s[0]) if when <= at]
+        if name == "csat_last":
+            return 3 if None in answers else math.nan
+        scores = [nps for nps in answers if nps is not None]
+        return float(scores[-1] <= 6) if scores else math.nan
+    if name in {"sessions_attended_28d", "sessions_attended_90d"}:
+        days = 28 if name == "sessions_attended_28d" else 90
+        if touched(account, at, days, observed):
+            return math.nan
+        return sum(at - timedelta(days=days) < when <= at for when in account.sessions)
+    if name == "onboarding_day":
+        day = (local(account, at) - local(account, account.start)).days + 1
+        return day if account.start <= at and 1 <= day <= 90 else math.nan
+    if name in {"goals_reached", "goals_reached_share", "goals_on_track"}:
+        return of_goals(account, name, at)
+    if name == "onboarding_overdue_milestones":
+        statuses = [status_of(milestone, at) for milestone in account.milestones]
+        if "?" in statuses or all(status is None for status in statuses):
+            return math.nan
+        return sum(
+            status == "planned" and milestone.due_on is not None and milestone.due_on < local(account, at)
+            for status, milestone in zip(statuses, account.milestones, strict=True)
+        )
+    raise AssertionError(name)
+
+
 def reference(account: Account, name: str, at: datetime, observed: Observed) -> float:  # noqa: C901, PLR0912 - a list
     first, last = account.features.get("export", (None, None))
     nps = [score for when, score in sorted(account.surveys, key=lambda s: s[0]) if score is not None and when <= at]
@@ -180,24 +452,13 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
         return days_since(account, max(answered, default=None), at, observed)
     if name == "days_since_start":
         return math.nan if account.start is None or account.start > at else (at - account.start) // DAY
-    if name in {"logins_7d", "logins_28d"}:
-        return count(account, dict(account.logins), at, 7 if name == "logins_7d" else 28, observed)
-    if name == "events_28d":
-        return count(account, dict(account.events), at, 28, observed)
-    if name == "active_days_28d":
-        return count(account, dict.fromkeys(account.events, 1), at, 28, observed)
     if name == "usage_change_28d":
         return change(account, at, 28, 28, observed)
     if name == "usage_change_7d_28d":
         return change(account, at, 7, 28, observed)
-    if name in {"active_users_28d", "seat_utilisation"}:
-        sums = [window([(day, 1) for day in user], at, 28) for user in account.users]
-        unknown = window([], at, 28) is None or account.start is None or touched(account, at, 28, observed)
-        users = math.nan if unknown else settle(
-            sum(s is not None and s[0] > 0 for s in sums), sum(s is not None and s[1] > 0 for s in sums), at
-        )  # fmt: skip
-        seats = float(account.attributes.get("seats", 0))
-        return users if name == "active_users_28d" else (users / seats if seats else math.nan)
+    if name == "seat_utilisation":
+        users, seats = of_count(account, "active_users", 28, at, observed), float(account.attributes.get("seats", 0))
+        return users / seats if seats else math.nan
     if name == "feature_used":
         return math.nan if account.start is None else float(first is not None and first <= at)
     if name == "open_tickets":
@@ -206,19 +467,22 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
         return in_state(account, account.payments, at, "failed", "overdue")
     if name == "milestones_done":
         return in_state(account, account.milestones, at, "reached")
+    if name in {"silence_ratio", "usual_pause", "pause_tail", "churn_odds"}:
+        return by_rhythm(account, name, at, observed)
     if name == "nps_last":
         return nps[-1] if nps and account.start else math.nan
     if name == "days_to_renewal":
-        return math.nan if not (account.renewal_on and account.start) else (account.renewal_on - at.date()).days
-    return math.nan
+        return (
+            math.nan if not (account.renewal_on and account.start) else (account.renewal_on - local(account, at)).days
+        )
+    return newer(account, name, at, observed)
 
 
-REFERENCED = (
-    "days_since_login", "days_since_activity", "days_since_contact", "days_since_feature", "days_since_survey",
-    "days_since_start", "logins_7d", "logins_28d", "events_28d", "active_days_28d", "usage_change_28d",
-    "usage_change_7d_28d", "active_users_28d", "seat_utilisation", "feature_used", "open_tickets", "failed_payments",
-    "milestones_done", "nps_last", "days_to_renewal",
-)  # fmt: skip
+NOT_REFERENCED = {"failed_payments_30d", "goals_reached", "goals_reached_share", "goals_on_track"} | {
+    name for name, signal in SIGNALS.items() if signal.needs == ("account_attributes",) and "days" not in name
+}
+"""By example in test_signals.py, or plain attributes."""
+REFERENCED = tuple(ref.name for ref in REFS if ref.name not in NOT_REFERENCED)
 
 
 @settings(max_examples=120, deadline=None)
@@ -226,7 +490,7 @@ REFERENCED = (
 def test_equal_to_the_reference_now_and_then(known: list[Account], observed: Observed, hours: list[int]) -> None:
     at = [NOW, midnight(NOW), *(ago(hour) for hour in hours), *(midnight(ago(hour)) for hour in hours)]
     refs = [SignalRef(name, "export" if SIGNALS[name].parameter else None) for name in REFERENCED]
-    table = compute(facts(NOW, known), at, refs, observed)
+    table = compute(made(known), at, refs, observed)
     for ref in refs:
         expected = [[reference(account, ref.name, instant, observed) for instant in at] for account in known]
         np.testing.assert_allclose(table.columns[str(ref)], expected, err_msg=str(ref), equal_nan=True)
@@ -238,13 +502,13 @@ def plain(column: Any) -> list[list[Any]]:
 
 
 def values_at(known: list[Account], at: list[datetime], observed: Observed) -> dict[str, list[list[Any]]]:
-    return {name: plain(column) for name, column in compute(facts(NOW, known), at, REFS, observed).columns.items()}
+    return {name: plain(column) for name, column in compute(made(known), at, REFS, observed).columns.items()}
 
 
 @settings(max_examples=80, deadline=None)
 @given(accounts(), observations())
 def test_nothing_changes_before_next_change(account: Account, observed: Observed) -> None:
-    due = next_change(facts(NOW, [account]), NOW, REFS, observed, spread_borders=False)[0]
+    due = next_change(made([account]), NOW, REFS, observed, spread_borders=False)[0]
     horizon = NOW + timedelta(days=40)
     until = horizon if np.isnat(due) else min(horizon, due.item().replace(tzinfo=UTC))
     hours = int((until - NOW) / timedelta(hours=1))
@@ -258,7 +522,7 @@ def test_nothing_changes_before_next_change(account: Account, observed: Observed
 def test_each_signal_alone_does_not_change_before_its_next_change(
     account: Account, observed: Observed, ref: SignalRef
 ) -> None:
-    known = facts(NOW, [account])
+    known = made([account])
     due = next_change(known, NOW, [ref], observed, spread_borders=False)[0]
     until = NOW + timedelta(days=70) if np.isnat(due) else due.item().replace(tzinfo=UTC)
     at = [NOW + timedelta(hours=6 * n) for n in range(int((until - NOW) / timedelta(hours=6)))]
@@ -270,7 +534,7 @@ def test_each_signal_alone_does_not_change_before_its_next_change(
 @given(accounts(), observations())
 def test_between_steps_a_known_value_stays(account: Account, observed: Observed) -> None:
     start = NOW - timedelta(days=20)
-    known = facts(NOW, [account])
+    known = made([account])
     found = steps(known, REFS, start, NOW, observed)[0]
     moments = [instant.item().replace(tzinfo=UTC) for instant in found if not np.isnat(instant)]
     assert moments == sorted(set(moments))
@@ -301,7 +565,7 @@ def test_the_order_of_accounts_does_not_matter(known: list[Account], observed: O
     at = [NOW, ago(30)]
     straight = values_at(known, at, observed)
     shuffled = values_at([known[place] for place in order], at, observed)
-    taken_rows = compute(facts(NOW, known).take(np.array(order)), at, REFS, observed).columns
+    taken_rows = compute(made(known).take(np.array(order)), at, REFS, observed).columns
     for name, rows in straight.items():
         assert shuffled[name] == [rows[place] for place in order]
         assert plain(taken_rows[name]) == shuffled[name]

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from health.volume import HISTORY_HOURS, WEEK_HOURS, HourCounts, first_hour, judge_refill, judge_volume
+from health.volume import (
+    HISTORY_HOURS,
+    WEEK_HOURS,
+    HourCounts,
+    as_of,
+    first_hour,
+    judge_delivery,
+    judge_refill,
+    judge_volume,
+)
 
 NOW = datetime(2025, 6, 18, 14, 30, tzinfo=UTC)  # a Wednesday
 
@@ -92,7 +101,36 @@ def test_a_gap_is_refilled_when_its_events_have_come() -> None:
     assert judge_refill(counts, NOW, from_at, until_at) == (True, "400 events lie in the gap, where 400 are usual")
     counts.seen[-7:-1] *= 0.4
     assert judge_refill(counts, NOW, from_at, until_at)[0] is False
-    assert judge_refill(counts, NOW, NOW - timedelta(minutes=20), NOW) == (
-        False,
-        "what is usual for that time is not known",
-    )
+
+
+def test_a_gap_of_minutes_is_judged_by_the_hours_that_it_touches() -> None:
+    counts = office_hours(100)
+    minutes_ago = NOW - timedelta(minutes=20)
+    assert judge_refill(counts, NOW, minutes_ago, NOW) == (True, "50 events lie in the gap, where 50 are usual")
+    counts.seen[-1] = 20
+    assert not judge_refill(counts, NOW, minutes_ago, NOW)[0]
+    counts.usable[:] = False
+    assert judge_refill(counts, NOW, minutes_ago, NOW) == (False, "what is usual for that time is not known")
+
+
+def test_a_source_of_a_few_events_a_day_is_judged_by_the_week() -> None:
+    tiny = office_hours(1)  # 50 a week
+    assert not judge_volume(tiny, NOW).held
+    tiny.seen[-6 * 24 :] = 0
+    assert judge_volume(tiny, NOW).held
+
+
+def test_a_delivery_is_overdue_when_it_is_late_by_a_quarter() -> None:
+    day = timedelta(days=1)
+    assert not judge_delivery(NOW - day, day, NOW).held
+    assert not judge_delivery(NOW - 1.25 * day, day, NOW).held
+    late = judge_delivery(NOW - 1.3 * day, day, NOW)
+    assert (late.held, late.reason) == (True, "nothing was delivered for 31 hours, where 24 are agreed")
+
+
+def test_hours_are_judged_as_they_were() -> None:
+    counts = office_hours(100)
+    counts.seen[-5:-3] = 0  # 10:00 to 12:00; it is 14:30
+    noon = NOW.replace(hour=12, minute=0)
+    assert judge_volume(as_of(counts, 2), noon).held
+    assert not judge_volume(counts, NOW).held

@@ -1,0 +1,153 @@
+"""The days of accounts: where their dates begin by their time zone, and which are business days in their country. Pure.
+
+A date is a whole number of days since 1970. Accounts without a known time zone live in UTC; without a known country
+Monday to Friday are business days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property, lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import holidays
+import numpy as np
+
+from health.arrays import Bools, Ints, Texts
+from health.instants import DAY, NEVER, Instants, to_us
+
+_EPOCH = date(1970, 1, 1)
+_SATURDAY = 5
+_LAST = 84_000
+"""A date in 2199: no event is later."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where accounts are: (A,) names of time zones and of countries that are known here."""
+
+    zone: Texts
+    country: Texts
+
+    @classmethod
+    def of(cls, zones: Texts, countries: Texts) -> Places:
+        return cls(zone=_texts([known_zone(name) for name in zones]), country=_texts(map(known_country, countries)))
+
+    def rows(self, index: Ints) -> Places:
+        """The places of rows that belong to the accounts at ``index``."""
+        return Places(zone=self.zone[index], country=self.country[index])
+
+    @cached_property
+    def _by_zone(self) -> dict[str, Ints]:
+        return {name: np.flatnonzero(self.zone == name) for name in dict.fromkeys(self.zone.tolist())}
+
+    def dates(self, at: Instants) -> Ints:
+        """The date of each instant by its account's zone; ``at`` (A, …). What lies at NEVER has no meaning."""
+        found: Ints = at // DAY
+        for zone, rows in self._by_zone.items():
+            if zone == "UTC":
+                continue
+            own = at[rows]
+            if not own.size:
+                continue
+            own = np.clip(np.where(own == NEVER, own.max(), own), 0, _LAST * DAY)
+            first = int(own.min() // DAY) - 2
+            found[rows] = first + np.searchsorted(borders(zone, first, int(own.max() // DAY) + 2), own, "right") - 1
+        return found
+
+    def next_midnight(self, now: int) -> Instants:
+        """When each account's date changes next. (A,)."""
+        midnight = np.full(len(self.zone), now - now % DAY + DAY, dtype=np.int64)
+        for zone, rows in self._by_zone.items():
+            if zone != "UTC":
+                ahead = borders(zone, now // DAY - 1, now // DAY + 3)
+                midnight[rows] = ahead[np.searchsorted(ahead, now, "right")]
+        return midnight
+
+    def midnights(self, first: int, last: int) -> Iterator[tuple[Ints, Instants]]:
+        """All changes of date in (first, last], as (accounts, instants) pairs."""
+        for zone, rows in self._by_zone.items():
+            at = borders(zone, first // DAY - 1, last // DAY + 2)
+            at = at[(at > first) & (at <= last)]
+            yield np.repeat(rows, len(at)), np.tile(at, len(rows))
+
+    def groups(self) -> Iterator[tuple[str, str, Ints]]:
+        """(zone, country, accounts) for all that share both."""
+        for zone, rows in self._by_zone.items():
+            for country in dict.fromkeys(self.country[rows].tolist()):
+                yield zone, country, rows[self.country[rows] == country]
+
+
+def borders(zone: str, first: int, last: int) -> Instants:
+    """When the dates ``first`` to ``last`` begin in a zone, ascending."""
+    if zone == "UTC":
+        return np.arange(first, last + 1, dtype=np.int64) * DAY
+    begins: Instants = _of_years(first, last, lambda year: _year_borders(zone, year))
+    return begins
+
+
+def business(country: str, first: int, last: int) -> Bools:
+    """Whether the dates ``first`` to ``last`` are business days in a country."""
+    found: Bools = _of_years(first, last, lambda year: _year_business(country, year))
+    return found
+
+
+def _of_years(first: int, last: int, of_year: Any) -> Any:
+    years = range((_EPOCH + timedelta(days=first)).year, (_EPOCH + timedelta(days=last)).year + 1)
+    whole = np.concatenate([of_year(year) for year in years])
+    begin = _year_begins(years[0])
+    return whole[first - begin : last - begin + 1]
+
+
+def _year_begins(year: int) -> int:
+    return (date(year, 1, 1) - _EPOCH).days
+
+
+def _dates_of(year: int) -> list[date]:
+    return [date(year, 1, 1) + timedelta(days=n) for n in range(_year_begins(year + 1) - _year_begins(year))]
+
+
+@lru_cache(maxsize=2048)
+def _year_borders(zone: str, year: int) -> Instants:
+    # Where the clock is put forward at midnight, the date begins with the jump: fold 0 says so.
+    place = ZoneInfo(zone)
+    begins = [datetime(day.year, day.month, day.day, tzinfo=place).astimezone(UTC) for day in _dates_of(year)]
+    return np.array([to_us(begin) for begin in begins], dtype=np.int64)
+
+
+@lru_cache(maxsize=2048)
+def _year_business(country: str, year: int) -> Bools:
+    calendar = holidays.country_holidays(country, years=year) if country else None
+    return np.array(
+        [day.weekday() < _SATURDAY if calendar is None else calendar.is_working_day(day) for day in _dates_of(year)]
+    )
+
+
+@lru_cache(maxsize=4096)
+def known_zone(name: str | None) -> str:
+    """The name of a time zone of the IANA database as it is, else UTC."""
+    try:
+        ZoneInfo(name or "UTC")
+    except (ValueError, OSError, LookupError):
+        return "UTC"
+    return name or "UTC"
+
+
+@lru_cache(maxsize=4096)
+def known_country(name: str | None) -> str:
+    """A country's ISO 3166 code of two or three letters if its holidays are known, else ''."""
+    code = (name or "").strip().upper()
+    return code if code in _COUNTRIES else ""
+
+
+_COUNTRIES = frozenset(holidays.list_supported_countries())
+
+
+def _texts(values: Any) -> Texts:
+    made = list(values)
+    column = np.empty(len(made), dtype=object)
+    column[:] = made
+    return column

@@ -1,0 +1,312 @@
+"""The rhythm of an account: how unusual its silence is, and the odds of its leaving. Pure.
+
+Derived from the *set* of days on which the account was active, never kept as a running state: a day that arrives late
+changes the set, and so the answer, as if it had come in time. Each active day costs O(1).
+
+Per account, over its pauses (days between one active day and the next), newer ones weighing more by ``DECAY`` each:
+how long its pauses usually are, and what share of them outlasted the present silence. Both are steadied by the pauses
+of all accounts of a similar rhythm (``Fleet``), which alone speak for a new account. With how long and how often the
+account has been active this gives the odds of leaving within 28 days, and a score on which every doubling of the odds
+costs 30 points.
+
+Time is that of the fleet's clock: a day counts as much as it was used by everybody, against the 56 days before
+(``population_clock``), so that a public holiday is no silence of anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from health.arrays import Floats, Ints
+
+DECAY: Final = 0.97
+PRIOR_PAUSES: Final = 2.0
+"""How many pauses the fleet's mean weighs in an account's usual pause."""
+PRIOR_TAIL: Final = 8.0
+"""How many pauses the fleet's tail weighs in an account's own."""
+TAIL_FLOOR: Final = 0.01
+BIN_BORDERS: Final[Floats] = np.array(
+    [0, 1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 28, 37, 50, 67, 90, 120, 180, 270, 400, 800, 3000], dtype=np.float64
+)
+"""Pauses are counted in the bins (border, next border], in days."""
+BINS: Final = len(BIN_BORDERS) - 1
+BUCKET_BORDERS: Final[Floats] = np.array([1.3, 1.8, 2.5, 3.5, 5, 7, 10, 15, 22, 32, 50, 80, 130], dtype=np.float64)
+"""Accounts are alike whose usual pause lies between the same two of these, in days."""
+NEWCOMERS: Final = len(BUCKET_BORDERS) + 1
+"""The bucket of accounts with less than two active days."""
+BUCKETS: Final = NEWCOMERS + 1
+RECENT_DAYS: Final = 28
+CLOCK_DAYS: Final = 56
+CLOCK_LIMITS: Final = (0.1, 2.0)
+"""A day counts at least and at most so much: a day of no traffic at all is not to stop the clock for good."""
+TAIL_WEIGHT, AGE_WEIGHT, RECENT_WEIGHT = 0.48, -0.36, -0.67
+POINTS_PER_DOUBLING: Final = 30.0
+POINTS_AT_BASE: Final = 70.0
+DEFAULT_BASE_RATE: Final = 0.05
+"""Of leaving within 28 days, until cancellations are recorded."""
+DEFAULT_MEAN_PAUSE: Final = 3.0
+HORIZON_DAYS: Final = 400
+"""Up to where tails are kept; a longer silence counts as one of so many days."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaySets:
+    """The sets of active days: N rows of (account, day), ascending, each once; days count from any common origin.
+
+    ``start`` (A,): the day on which each account began; silence counts from there when it was never active.
+    """
+
+    account: Ints
+    day: Ints
+    start: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def until(self, day: Ints) -> DaySets:
+        """As it was known at the end of each account's ``day`` (A,)."""
+        seen = self.day <= day[self.account]
+        return DaySets(account=self.account[seen], day=self.day[seen], start=self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """How much time had passed for the fleet by the end of each day from ``first`` on; before and after it a day is a
+    day."""
+
+    first: int
+    passed: Floats
+
+    @classmethod
+    def plain(cls) -> Clock:
+        return cls(first=0, passed=np.zeros(1))
+
+    def at(self, day: Ints) -> Floats:
+        """The fleet's time at the end of ``day``; same shape."""
+        place = np.clip(day - self.first, 0, len(self.passed) - 1)
+        moment: Floats = self.passed[place] + (day - self.first - place)
+        return moment
+
+    def observed(self, first: int, share: Floats) -> Clock:
+        """The same clock, but a day from ``first`` on passes only as far as it was observed (0 to 1 each)."""
+        days = np.arange(first - 1, first + len(share))
+        return Clock(first=first, passed=self.at(days[:1]) + np.cumsum(np.diff(self.at(days)) * share))
+
+
+def population_clock(active_accounts: Ints, first: int) -> Clock:
+    """From how many accounts were active on each of D days from day ``first`` on.
+
+    A day counts its number against the mean of the CLOCK_DAYS days before it; the first of them count in full. A steady
+    weekly pattern, like quiet Sundays, moves the clock as well: a Sunday's silence says less than a Monday's.
+    """
+    totals = np.concatenate([[0.0], np.cumsum(active_accounts, dtype=np.float64)])
+    days = np.arange(len(active_accounts))
+    begin = np.maximum(days - CLOCK_DAYS, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usual = (totals[days] - totals[begin]) / (days - begin)
+        share = np.where((days < CLOCK_DAYS) | (usual <= 0), 1.0, active_accounts / usual)
+    return Clock(first=first, passed=np.cumsum(np.clip(share, *CLOCK_LIMITS)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """What all accounts say together, fixed at the close of a day: versioned, so that a score can be reproduced.
+
+    ``tails`` (BUCKETS, H): share of the pauses of that bucket that outlasted 0, 1, 2 … days. ``mean_pause`` in days,
+    ``base_rate`` of leaving within 28 days, ``intercept`` the number that makes the mean probability equal to it.
+    ``features`` are those in use: what an account could have used, too.
+    """
+
+    tails: Floats
+    mean_pause: float
+    base_rate: float
+    intercept: float
+    clock: Clock = field(default_factory=Clock.plain)
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """One entry per account, at the end of a day.
+
+    ``silence`` and ``usual_pause`` in days of the fleet's clock; ``tail`` the chance that a pause of this account
+    outlasts the silence; ``probability`` of leaving within 28 days; ``odds`` against the average account's; ``score``
+    0 to 100, 70 at average odds. ``parts`` are what the odds are made of: contributions to their logarithm.
+    """
+
+    silence: Floats
+    usual_pause: Floats
+    tail: Floats
+    active_days: Ints
+    recent_days: Ints
+    probability: Floats
+    odds: Floats
+    score: Floats
+    parts: Mapping[str, Floats]
+
+
+def _shipped() -> Fleet:
+    """Pauses that fall off evenly from DEFAULT_MEAN_PAUSE on, slower in the buckets of slower rhythms; an account of
+    that rhythm with ten active days of the last 28 stands at average odds."""
+    usual = np.array([1, *BUCKET_BORDERS, DEFAULT_MEAN_PAUSE])
+    tails = np.exp(-np.arange(HORIZON_DAYS + 1) / usual[:, None])
+    typical = AGE_WEIGHT * np.log1p(60) + RECENT_WEIGHT * np.log1p(10)
+    logit = np.log(DEFAULT_BASE_RATE / (1 - DEFAULT_BASE_RATE))
+    return Fleet(
+        tails=tails, mean_pause=DEFAULT_MEAN_PAUSE, base_rate=DEFAULT_BASE_RATE, intercept=float(logit - typical)
+    )
+
+
+SHIPPED: Final = _shipped()
+"""Until a fleet has been learnt."""
+
+
+def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
+    """The rhythm of each account at the end of its ``day`` (A,), from what happened until then."""
+    seen = active.until(day)
+    spans = _Pauses.of(seen, fleet.clock)
+    count = np.bincount(seen.account, minlength=len(seen))
+    recent = np.bincount(seen.account[seen.day > day[seen.account] - RECENT_DAYS], minlength=len(seen))
+    silence = _silence(seen, count, day, fleet.clock)
+    usual = spans.usual(fleet.mean_pause)
+    own, weight = spans.outlasting(silence)
+    bucket = np.where(count < 2, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, usual))
+    tail = (PRIOR_TAIL * _tail(fleet.tails, bucket, silence) + own) / (PRIOR_TAIL + weight)
+    parts = {
+        "silence": TAIL_WEIGHT * -np.log(np.maximum(tail, TAIL_FLOOR)),
+        "age": AGE_WEIGHT * np.log1p(count),
+        "recent": RECENT_WEIGHT * np.log1p(recent),
+    }
+    z = fleet.intercept + sum(parts.values())
+    ratio = np.exp(z) * (1 - fleet.base_rate) / fleet.base_rate
+    return Rhythm(
+        silence=silence,
+        usual_pause=usual,
+        tail=tail,
+        active_days=count,
+        recent_days=recent,
+        probability=1 / (1 + np.exp(-z)),
+        odds=ratio,
+        score=np.clip(POINTS_AT_BASE - POINTS_PER_DOUBLING * np.log2(ratio), 0, 100),
+        parts=parts,
+    )
+
+
+def learn_fleet(
+    active: DaySets,
+    day: int,
+    *,
+    base_rate: float = DEFAULT_BASE_RATE,
+    clock: Clock | None = None,
+) -> Fleet:
+    """The tails and the mean pause of all accounts up to ``day``, and the intercept for ``base_rate`` at that day.
+
+    Where a bucket has few pauses the tail of all of them stands in, by as many as PRIOR_TAIL.
+    """
+    clock = clock or Clock.plain()
+    closing = np.full(len(active), day, dtype=np.int64)
+    seen = active.until(closing)
+    spans = _Pauses.of(seen, clock)
+    mean = float(spans.length.mean()) if len(spans.length) else DEFAULT_MEAN_PAUSE
+    bucket = np.where(spans.number == 0, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, spans.usual_before(mean)))
+    steps = np.arange(HORIZON_DAYS + 1)
+    everybody = _survival(spans.length, steps, None, 0.0) if len(spans.length) else np.exp(-steps / mean)
+    tails = np.stack([_survival(spans.length[bucket == b], steps, everybody, PRIOR_TAIL) for b in range(BUCKETS)])
+    draft = Fleet(tails=tails, mean_pause=mean, base_rate=base_rate, intercept=0.0, clock=clock)
+    return calibrated(draft, [rhythm(active, closing, draft)])
+
+
+def calibrated(fleet: Fleet, seen: list[Rhythm]) -> Fleet:
+    """With the intercept that makes the mean probability over ``seen`` the fleet's base rate. Bisection to 1e-9."""
+    z = np.concatenate([sum(r.parts.values(), np.zeros(len(r.score))) for r in seen]) if seen else np.zeros(0)
+    low, high = -30.0, 30.0
+    while len(z) and high - low > 1e-9:
+        middle = (low + high) / 2
+        too_low = np.mean(1 / (1 + np.exp(-z - middle))) < fleet.base_rate
+        low, high = (middle, high) if too_low else (low, middle)
+    intercept = (low + high) / 2 if len(z) else float(np.log(fleet.base_rate / (1 - fleet.base_rate)))
+    values: dict[str, Any] = {**vars(fleet), "intercept": intercept}
+    return Fleet(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pauses:
+    """The pauses between active days, P rows ascending by account and time. ``number``: how many came before it;
+    ``of`` (A,): how many the account has."""
+
+    account: Ints
+    length: Floats
+    number: Ints
+    total: Ints
+
+    @classmethod
+    def of(cls, active: DaySets, clock: Clock) -> _Pauses:
+        same = active.account[1:] == active.account[:-1]
+        account = active.account[1:][same]
+        moments = clock.at(active.day)
+        total = np.bincount(account, minlength=len(active))
+        first = np.cumsum(total) - total
+        return cls(
+            account=account,
+            length=(moments[1:] - moments[:-1])[same],
+            number=np.arange(len(account)) - first[account],
+            total=total,
+        )
+
+    @property
+    def weight(self) -> Floats:
+        return np.asarray(DECAY ** (self.total[self.account] - 1 - self.number), dtype=np.float64)
+
+    def usual(self, mean: float) -> Floats:
+        """The usual pause of each account. (A,)."""
+        weight = np.bincount(self.account, weights=self.weight, minlength=len(self.total))
+        length = np.bincount(self.account, weights=self.weight * self.length, minlength=len(self.total))
+        usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        return usual
+
+    def usual_before(self, mean: float) -> Floats:
+        """The usual pause of each pause's account as it was before it. (P,)."""
+        grown = self.length * DECAY ** -self.number.astype(np.float64)
+        sums = np.cumsum(grown) - grown
+        begin = np.flatnonzero(self.number == 0)
+        length = (sums - np.repeat(sums[begin], self.total[self.total > 0])) * DECAY ** (self.number - 1.0)
+        weight = (1 - DECAY ** self.number.astype(np.float64)) / (1 - DECAY)
+        usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
+        return usual
+
+    def outlasting(self, silence: Floats) -> tuple[Floats, Floats]:
+        """(weight of the account's pauses that were longer than its ``silence``, weight of all of them). Both (A,)."""
+        place = np.clip(np.searchsorted(BIN_BORDERS, self.length, side="left") - 1, 0, BINS - 1)
+        low, high = BIN_BORDERS[place], BIN_BORDERS[place + 1]
+        share = np.clip((high - silence[self.account]) / (high - low), 0, 1)
+        weight = self.weight
+        own = np.bincount(self.account, weights=weight * share, minlength=len(self.total))
+        everything = np.bincount(self.account, weights=weight, minlength=len(self.total))
+        return own.astype(np.float64), everything.astype(np.float64)
+
+
+def _silence(seen: DaySets, count: Ints, day: Ints, clock: Clock) -> Floats:
+    last = np.where(count > 0, 0, seen.start)
+    last[seen.account] = seen.day  # ascending: the last one stays
+    passed: Floats = np.maximum(clock.at(day) - clock.at(last), 0.0)
+    return passed
+
+
+def _tail(tails: Floats, bucket: Ints, silence: Floats) -> Floats:
+    """Between whole days by line; beyond the last one as there."""
+    low = np.minimum(silence.astype(np.int64), tails.shape[1] - 2)
+    part = np.clip(silence - low, 0, 1)
+    between: Floats = tails[bucket, low] * (1 - part) + tails[bucket, low + 1] * part
+    return between
+
+
+def _survival(lengths: Floats, steps: Ints, everybody: Floats | None, prior: float) -> Floats:
+    longer = len(lengths) - np.searchsorted(np.sort(lengths), steps, side="right")
+    shares: Floats = (
+        longer / len(lengths) if everybody is None else (longer + prior * everybody) / (len(lengths) + prior)
+    )
+    return shares

@@ -1,0 +1,195 @@
+"""The lines that say why a score is what it is, and the sentence made of them; in English and Japanese. Pure.
+
+Lines are whole tenths and add up to the score exactly. See ``docs/scorecards.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from health.catalogue import SIGNALS, SignalRef
+from health.scorecard_file import FULL_MARK, OVERRIDE, VALUE, WORST_OF, Cap, Measure
+
+Language = Literal["en", "ja"]
+Contribution = dict[str, Any]
+Values = Mapping[str, Any]
+"""Signals of one account by ``str(ref)``; NaN or None: unknown."""
+
+SENTENCE_LINES = 3
+
+_FULL_MARK_REASON = {"en": "full mark", "ja": "満点"}
+_MISSING = {
+    "en": "no data; its weight is shared among the others",
+    "ja": "データなし(重みは他の項目に配分)",
+}
+_INCOMPLETE = {
+    "en": "data incomplete; its weight is shared among the others",
+    "ja": "データ欠落あり(重みは他の項目に配分)",
+}
+_GROUPS_JA = {"Deployment": "導入", "Engagement": "エンゲージメント", "Adoption": "活用", "ROI": "成果"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A score that a person set, with why and until when."""
+
+    score: float
+    reason: str
+    author: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wording:
+    """Writes the line of one measure or cap; made once per card, since every account has every line."""
+
+    measure: str
+    group: str | None
+    signal: str
+    unit: str
+    en: str
+    ja: str
+    mentioned: tuple[tuple[str, str, str], ...]
+    """Other signals in the reason: as written in braces, the reference, the unit."""
+
+    @classmethod
+    def of(cls, part: Measure | Cap) -> Wording:
+        ref = SignalRef.parse(part.signal)
+        others = [(name, SignalRef.parse(name)) for name in part.reason.mentioned]
+        return cls(
+            measure=part.id,
+            group=part.group if isinstance(part, Measure) else None,
+            signal=str(ref),
+            unit=SIGNALS[ref.name].unit,
+            en=part.reason.en,
+            ja=part.reason.ja,
+            mentioned=tuple((f"{{{name}}}", str(other), SIGNALS[other.name].unit) for name, other in others),
+        )
+
+    def measured(self, values: Values, mark: float, weight: float, lost: int, *, unseen: bool) -> Contribution:
+        missing = math.isnan(mark)
+        value = values[self.signal]
+        return {
+            "measure": self.measure,
+            "group": self.group,
+            "signal": self.signal,
+            "value": None if missing else value,
+            "points": None if missing else round(mark, 1),
+            "weight": round(weight, 4),
+            "contribution": -lost / 10 + 0.0,
+            "reason": (_INCOMPLETE if unseen else _MISSING) if missing else self.reason(values),
+        }
+
+    def capped(self, values: Values, limit: float, taken: int) -> Contribution:
+        return {
+            "measure": self.measure,
+            "group": None,
+            "signal": self.signal,
+            "value": values[self.signal],
+            "points": limit,
+            "weight": None,
+            "contribution": -taken / 10,
+            "reason": self.reason(values),
+        }
+
+    def reason(self, values: Values) -> dict[str, str]:
+        en, ja = spoken(values[self.signal], self.unit)
+        words = {"en": self.en.replace(f"{{{VALUE}}}", en), "ja": self.ja.replace(f"{{{VALUE}}}", ja)}
+        for braces, signal, unit in self.mentioned:
+            en, ja = spoken(values.get(signal), unit)
+            words = {"en": words["en"].replace(braces, en), "ja": words["ja"].replace(braces, ja)}
+        return words
+
+
+def full_mark() -> Contribution:
+    return {"measure": FULL_MARK, "group": None, "signal": None, "value": None, "points": 100.0, "weight": 1.0,
+            "contribution": 100.0, "reason": _FULL_MARK_REASON}  # fmt: skip
+
+
+def worst_of(group: str, worst: Contribution, taken: int) -> Contribution:
+    """What a group loses more because it counts as the ``worst`` of its measures."""
+    reason = worst["reason"]
+    return {
+        "measure": f"{WORST_OF}{group.lower()}",
+        "group": group,
+        "signal": worst["signal"],
+        "value": worst["value"],
+        "points": worst["points"],
+        "weight": None,
+        "contribution": -taken / 10,
+        "reason": {
+            "en": f"{group} counts as its worst measure: {reason['en']}",
+            "ja": f"{_GROUPS_JA.get(group, group)}は最も低い項目で評価:{reason['ja']}",
+        },
+    }
+
+
+def overridden(override: Override, change: int) -> Contribution:
+    """Signed: a person may know better in both directions. ``change`` in tenths."""
+    until = override.expires_at.date().isoformat()
+    who = override.author.partition(":")[2] or override.author  # key:<name>, board:<name>
+    score = f"{override.score:g}"
+    return {
+        "measure": OVERRIDE,
+        "group": None,
+        "signal": None,
+        "value": override.score,
+        "points": override.score,
+        "weight": None,
+        "contribution": change / 10,
+        "author": override.author,
+        "expires_at": override.expires_at.isoformat(),
+        "reason": {
+            "en": f"set to {score} by {who} until {until}: {override.reason}",
+            "ja": f"{who}が{until}まで{score}に設定:{override.reason}",
+        },
+    }
+
+
+def explain(contributions: Sequence[Contribution], language: Language) -> str:
+    """One sentence: the score, whether a person set it, and the lines that cost it most."""
+    japanese = language == "ja"
+    if not any(line["measure"] == FULL_MARK for line in contributions):
+        return "情報が不足しており、スコアを算出できません。" if japanese else "Too little is known for a health score."
+    score = f"{round(sum(line['contribution'] for line in contributions), 1) + 0.0:g}"
+    by_hand = [line for line in contributions if line["measure"] == OVERRIDE]
+    losses = sorted(
+        (line for line in contributions if line["contribution"] < 0 and line["measure"] != OVERRIDE),
+        key=lambda line: line["contribution"],
+    )
+    told = [*by_hand, *losses][:SENTENCE_LINES]
+    if not told:
+        return f"スコア{score}:減点なし。" if japanese else f"Health score {score}: nothing counts against it."
+    named = [f"{line['reason'][language]} ({_signed(line['contribution'])})" for line in told]
+    if japanese:
+        return f"スコア{score}:{'、'.join(named)}。".replace(" (", "(").replace(")", ")")
+    return f"Health score {score}: {'; '.join(named)}."
+
+
+def _signed(amount: float) -> str:
+    return f"−{-amount:g}" if amount < 0 else f"+{amount:g}"
+
+
+def spoken(value: Any, unit: str) -> tuple[str, str]:
+    """A value with its unit, in English and in Japanese."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "unknown", "不明"
+    if isinstance(value, str):
+        return value, value
+    if unit == "days":
+        days = f"{value:.0f}"
+        return "1 day" if days == "1" else f"{days} days", f"{days}日"
+    if unit == "times":
+        factor = f"{value:.2g}" if value < 10 else f"{value:.0f}"
+        return f"{factor} times", f"{factor}倍"
+    if unit == "fraction":
+        words = f"{value:.0%}"
+    elif unit == "change":
+        words = f"{value:+.0%}".replace("-", "−")
+    else:
+        words = f"{value:g}"
+    return words, words

@@ -1,0 +1,72 @@
+"""The champion: the user with the most active days of the last 90; among equals, who was active last. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from health.arrays import Bools, Floats, Ints
+from health.instants import DAY
+from health.signals.adoption import in_window
+from health.signals.view import Definition, View, lively_within, running, window
+
+CHAMPION_DAYS = 90
+GONE_DAYS = 28
+
+
+def _last_active(view: View, *, today: bool) -> Ints:
+    """The place among the days of when each account's champion was last active by t, with or without t's own day; -1
+    where nobody was within the window. (A, T)."""
+    users = view.facts.users
+    low, high = window(running(users.active), view.day[users.account], CHAMPION_DAYS)
+    count = np.nan_to_num(high if today else low, nan=0).astype(np.int64)
+    most = _greatest(view, users.account, count)
+    by_day = np.maximum.accumulate(np.where(users.active, np.arange(view.facts.days), -1), axis=1)
+    end = np.clip(view.day[users.account] - (0 if today else 1), 0, max(view.facts.days - 1, 0))
+    last = np.take_along_axis(by_day, end, axis=1)
+    return _greatest(view, users.account, np.where((count > 0) & (count == most[users.account]), last, -1))
+
+
+def _greatest(view: View, account: Ints, values: Ints) -> Ints:
+    found = np.full(view.t.shape, -1, dtype=np.int64)
+    np.maximum.at(found, account, values)
+    return found
+
+
+def _silent(view: View, last: Ints) -> Floats:
+    """Whole days from the end of the day ``last`` until that of t began, as far as they were observed. The day up to
+    which the position has come counts."""
+    complete = view.observed.through_us - view.observed.through_us % DAY + DAY
+    begin = view.facts.first_day_us + (last + 1) * DAY
+    end = np.minimum(view.day_us, complete)
+    passed = end - begin - (view.observed.unobserved_before(end) - view.observed.unobserved_before(begin))
+    return np.where(last >= 0, np.where(end > begin, passed // DAY, 0), np.nan)
+
+
+def _silent_days(view: View, _: str | None) -> Floats:
+    return view.settle(*(_reached(view, _silent(view, _last_active(view, today=today))) for today in (False, True)))
+
+
+def _gone(view: View, _: str | None) -> Floats:
+    users = view.facts.users
+    others = in_window(view, users, users.active, GONE_DAYS)
+    both = []
+    for today, present in zip((False, True), others, strict=True):
+        last = _last_active(view, today=today)
+        gone = (view.day - last >= GONE_DAYS) & (present > 0)
+        both.append(_reached(view, np.where(last >= 0, gone, np.nan)))
+    return view.settle(*both)
+
+
+def _reached(view: View, values: Floats) -> Floats:
+    whole: Bools = view.day + 1 >= CHAMPION_DAYS
+    return np.where(whole, values, np.nan)
+
+
+SIGNALS: Mapping[str, Definition] = {
+    "champion_silent_days": Definition(
+        values=_silent_days, borders=lively_within(CHAMPION_DAYS), window_days=CHAMPION_DAYS
+    ),
+    "champion_gone": Definition(values=_gone, borders=lively_within(CHAMPION_DAYS), window_days=CHAMPION_DAYS),
+}

@@ -1,0 +1,88 @@
+"""Signals of rhythm: how unusual the silence is for this account, and the odds of its leaving. Pure.
+
+A silence counts whole UTC days that have ended; today counts as soon as the account is active in it. Days that were not
+observed do not pass. An account that was never active has no rhythm yet: its signals are unknown, and what it has not
+begun is for onboarding to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from health.arrays import Bools, Floats, Ints
+from health.columns import Facts
+from health.gaps import Observed
+from health.instants import DAY, NEVER
+from health.rhythm import RECENT_DAYS, Clock, DaySets, Fleet, Rhythm, rhythm
+from health.signals.view import Definition, View
+
+CLOCK_DAYS = 1200
+"""How far back days are asked whether they were observed; longer than rhythms look back."""
+
+
+def _signal(part: Callable[[Rhythm], Floats], *, window_days: int | None = None) -> Definition:
+    def values(view: View, _: str | None) -> Floats:
+        if view.observed.through is None:
+            return np.full(view.t.shape, np.nan)
+        facts = view.facts
+        fleet = Fleet(**{**vars(facts.fleet), "clock": _observed(facts, view.observed)})
+        days = DaySets(
+            account=facts.active_days.account,
+            day=facts.active_days.day,
+            start=np.where(facts.start == NEVER, 0, facts.start) // DAY,
+        )
+        columns = [_column(view, place, days, fleet, part) for place in range(view.t.shape[1])]
+        return np.stack(columns, axis=1) if columns else np.empty(view.t.shape)
+
+    return Definition(values=values, borders=_everybody, window_days=window_days)
+
+
+def _column(view: View, place: int, days: DaySets, fleet: Fleet, part: Callable[[Rhythm], Floats]) -> Floats:
+    """At a day's border nothing of that day has happened; now everything known has; in between it is not known."""
+    today = view.day_us[:, place] // DAY
+    active_today = _has(days, today)
+    counted = np.where(active_today & ~view.at_border[:, place], today, today - 1)
+    known = ~active_today | view.at_border[:, place] | view.live[:, place]
+    begun = _first(days) <= counted
+    values = part(rhythm(days, counted, fleet))
+    return np.where(known & begun & view.exists[:, place], values, np.nan)
+
+
+def _first(days: DaySets) -> Ints:
+    """The first active day of each account; the end of time for none."""
+    found = np.full(len(days), np.iinfo(np.int64).max)
+    np.minimum.at(found, days.account, days.day)
+    return found
+
+
+def _has(days: DaySets, today: Ints) -> Bools:
+    found = np.zeros(len(days), dtype=np.bool_)
+    found[days.account[days.day == today[days.account]]] = True
+    return found
+
+
+def _observed(facts: Facts, observed: Observed) -> Clock:
+    """The fleet's clock, standing still while nobody looked and on the days after what is known to be complete.
+
+    The day up to which the position has come counts in full: in parts, every second would be a step.
+    """
+    first = facts.today_us // DAY - CLOCK_DAYS
+    complete = observed.through_us - observed.through_us % DAY + DAY
+    borders = np.minimum(np.arange(first, first + CLOCK_DAYS + 2) * DAY, complete)
+    unseen = np.diff(observed.unobserved_before(borders))
+    return facts.fleet.clock.observed(first, np.clip((np.diff(borders) - unseen) / DAY, 0, 1))
+
+
+def _everybody(facts: Facts, _: Observed) -> Bools:
+    started: Bools = facts.start != NEVER
+    return started
+
+
+SIGNALS: Mapping[str, Definition] = {
+    "silence_ratio": _signal(lambda found: found.silence / found.usual_pause),
+    "usual_pause": _signal(lambda found: found.usual_pause),
+    "pause_tail": _signal(lambda found: found.tail),
+    "churn_odds": _signal(lambda found: found.odds, window_days=RECENT_DAYS),
+}

@@ -1,0 +1,195 @@
+"""Signals of configuration: what a file may say, and what they come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alerts.rules.document import RulebookError
+from alerts.rules.loader import load as load_rules
+from health.catalogue import SIGNALS, SignalRef
+from health.columns import Chosen, Facts
+from health.custom import SCHEMA, CustomSignal, load, schema_text
+from health.gaps import Gap, Observed
+from health.instants import to_us
+from health.signals import compute, next_change
+from health.signals_page import page
+from health.yamlfile import FileError
+from tests.facts import Account, facts
+
+NOW = datetime(2025, 6, 15, 12, tzinfo=UTC)
+OBSERVED = Observed(NOW)
+MEANING = "meaning: {en: ours, ja: 自社}"
+
+
+def declared(folder: Path, *lines: str) -> Mapping[str, CustomSignal]:
+    folder.joinpath("signals.yaml").write_text("signals:\n" + "".join(f"  - {{{line}, {MEANING}}}\n" for line in lines))
+    return load(folder)
+
+
+def ago(hours: float) -> datetime:
+    return NOW - timedelta(hours=hours)
+
+
+def known(signal: CustomSignal, events: Sequence[tuple[datetime, float | None, str | None]]) -> Facts:
+    rows = sorted(events, key=lambda event: event[0])
+    texts = np.empty(len(rows), dtype=object)
+    texts[:] = [text for _, _, text in rows]
+    chosen = Chosen(
+        account=np.zeros(len(rows), dtype=np.int64),
+        at=np.array([to_us(at) for at, _, _ in rows], dtype=np.int64),
+        number=np.array([np.nan if number is None else number for _, number, _ in rows], dtype=np.float64),
+        text=texts,
+    )
+    name = signal.spec.name
+    made = facts(NOW, [Account(start=ago(24 * 300))])
+    return replace(made, custom={name: signal}, chosen={name: chosen})
+
+
+def value(signal: CustomSignal, events: Sequence[Any], at: datetime = NOW, observed: Observed = OBSERVED) -> Any:
+    name = signal.spec.name
+    return compute(known(signal, events), [at], [SignalRef(name)], observed).row(0)[name]
+
+
+EVENTS = [(ago(1), 2.0, "a"), (ago(30), None, "b"), (ago(24 * 7), 5.0, "a"), (ago(24 * 40), 9.0, "c")]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("name: x, measure: count, event: custom, days: 7", 2),
+        ("name: x, measure: sum, event: custom, of: value, days: 7", 2),
+        ("name: x, measure: sum, event: custom, of: value, days: 8", 7),
+        ("name: x, measure: distinct, event: custom, of: user, days: 50", 3),
+        ("name: x, measure: last, event: custom, of: value", 2),
+        ("name: x, measure: last, event: custom, of: properties.tier, type: text", "a"),
+        ("name: x, measure: attribute, of: employees", None),
+    ],
+)
+def test_measures(tmp_path: Path, line: str, expected: Any) -> None:
+    signal = declared(tmp_path, line)["x"]
+    events = [] if signal.spec.measure == "attribute" else EVENTS
+    assert value(signal, events) == expected
+
+
+def test_usage_counts_utc_days_of_which_today_is_the_last(tmp_path: Path) -> None:
+    signal = declared(tmp_path, "name: x, measure: sum, event: usage, of: quantity, days: 7")["x"]
+    midnight = NOW.replace(hour=0)
+    events = [(midnight - timedelta(days=days), 2.0**days, None) for days in (0, 6, 7)]
+    assert value(signal, events) == 1 + 64
+    assert value(signal, events, at=midnight) == 64
+    assert value(signal, events, at=midnight + timedelta(hours=1)) is None
+
+
+def test_a_window_that_was_not_observed_is_unknown(tmp_path: Path) -> None:
+    signal = declared(tmp_path, "name: x, measure: count, event: custom, days: 7")["x"]
+    gap = Gap("app", ago(50), ago(40), "lost")
+    assert value(signal, EVENTS, observed=Observed(NOW, (gap,))) is None
+
+
+def test_it_says_from_when_on_it_is_valid(tmp_path: Path) -> None:
+    lines = ("name: x, measure: count, event: custom, days: 7", "name: y, measure: attribute, of: employees")
+    made = declared(tmp_path, *lines)
+    assert made["x"].signal.valid is not None
+    assert made["x"].signal.valid["en"] == "exact back to the first event"
+    assert made["y"].signal.valid is not None
+    assert "not kept" in made["y"].signal.valid["en"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("name: mrr, measure: count, event: custom, days: 7", "signals.yaml:2:6: mrr is a signal of the catalogue"),
+        ("name: x, measure: count, days: 7", "x: count needs an event"),
+        ("name: x, measure: count, event: custom", "x: count needs a window; add days"),
+        ("name: x, measure: sum, event: custom, days: 7", "x: sum needs of"),
+        ("name: x, measure: count, event: custom, of: y, days: 7", "count counts events; remove of"),
+        ("name: x, measure: count, event: usage, days: 7", "usage is kept as quantities per day and feature"),
+        ("name: x, measure: sum, of: quantity, event: usage, days: 7, where: {plan: a}", "send it as a custom event"),
+        ("name: x, measure: sum, of: value, event: login, days: 7", "use measure: count without where"),
+        ("name: x, measure: attribute, of: plan", "plan is a signal already"),
+        ("name: x, measure: attribute, of: employees, days: 7", "an attribute has no days"),
+        ("name: x, mesure: count, event: custom, days: 7", "did you mean measure"),
+        ("name: x, measure: median, event: custom, days: 7", "is one of count, sum"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_place_and_remedy(tmp_path: Path, line: str, problem: str) -> None:
+    with pytest.raises(FileError) as refused:
+        declared(tmp_path, line)
+    assert problem in str(refused.value)
+    assert str(refused.value).startswith("signals.yaml:2:")
+
+
+def test_the_same_name_twice(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="declared twice"):
+        declared(tmp_path, *["name: x, measure: count, event: custom, days: 7"] * 2)
+
+
+RULES = """\
+rules:
+  - id: exports
+    title: {en: Exports, ja: 輸出}
+    severity: info
+    when: big_exports > 3
+    reason: {en: "{big_exports} exports", ja: "{big_exports}件"}
+    suggestion: {en: Ask, ja: 確認}
+"""
+
+
+def test_rules_speak_of_them_and_have_another_version_when_they_change(tmp_path: Path) -> None:
+    line = "name: big_exports, measure: count, event: custom, where: {name: export}, days: "
+    tmp_path.joinpath("own.yaml").write_text(RULES)
+    with pytest.raises(RulebookError, match="big_exports"):
+        load_rules(tmp_path, SIGNALS)
+    declared(tmp_path, line + "7")
+    week = load_rules(tmp_path, SIGNALS)
+    assert week.refs == {SignalRef("big_exports")}
+    assert week.rules[0].absence
+    declared(tmp_path, line + "8")
+    assert load_rules(tmp_path, SIGNALS).version != week.version
+    tmp_path.joinpath("signals.yaml").write_text("signals: [{}]")
+    with pytest.raises(RulebookError, match=r"signals.yaml:1"):
+        load_rules(tmp_path, SIGNALS)
+
+
+def test_the_example_of_the_docs_is_taken(tmp_path: Path) -> None:
+    example = page().split("```yaml\n")[1].split("```")[0]
+    tmp_path.joinpath("signals.yaml").write_text(example, encoding="utf-8")
+    assert set(load(tmp_path)) == {"exports_28d", "employees"}
+
+
+def test_the_schema_is_the_models() -> None:
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run python -m health.custom"
+    json.loads(schema_text())
+
+
+times = st.lists(st.integers(1, 24 * 60).map(ago), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(times, st.sampled_from(["count, event: custom", "sum, event: usage, of: quantity"]), st.integers(1, 30))
+def test_nothing_changes_before_next_change(
+    tmp_path_factory: pytest.TempPathFactory, at: list[datetime], measure: str, days: int
+) -> None:
+    signal = declared(tmp_path_factory.mktemp("rules"), f"name: x, measure: {measure}, days: {days}")["x"]
+    begin = [when.replace(hour=0) if signal.by_day else when for when in at]
+    made = known(signal, [(when, 1.0, "a") for when in begin])
+    observed = Observed(NOW + timedelta(days=400))
+    due = next_change(made, NOW, [SignalRef("x")], observed, spread_borders=False)[0]
+    until = NOW + timedelta(days=70) if np.isnat(due) else due.item().replace(tzinfo=UTC)
+    steps = [NOW + timedelta(hours=3 * n) for n in range(int((until - NOW) / timedelta(hours=3)))]
+    column = compute(made, [NOW, *steps, until - timedelta(microseconds=1)], [SignalRef("x")], observed).columns["x"]
+    assert len(set(column[0].tolist())) == 1
+    for when in [NOW, *(ago(hour) for hour in range(0, 24 * 30, 7))]:
+        if not signal.by_day:
+            expected = sum(when - timedelta(days=days) < each <= when for each in begin)
+            assert compute(made, [when], [SignalRef("x")], observed).columns["x"][0, 0] == expected
