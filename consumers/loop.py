@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from consumers import metrics
 from consumers.applier import Applied, Applies, Polled, Ready
 from consumers.broker import BrokerUnavailable, Consumer, OffsetOutOfRange, Partition, Record
-from consumers.broker_metadata import TopicMark
+from consumers.broker.metadata import TopicMark
 from consumers.offsets import VOLATILE, Log, Offsets, Opening, Stored, decide, mismatch
 from consumers.poison import Poison, PoisonLimits, places
 from consumers.reach import Reach

@@ -39,7 +39,7 @@ from consumers.offsets import Offsets
 from consumers.poison import PoisonLimits
 from consumers.progress import RELAY_SUFFIX
 from consumers.records import Batch, DatabaseAway, DeadLetter, PoisonBatch, Position
-from consumers.run import connect, relax_collector
+from consumers.run import read_on, relax_collector
 from consumers.sources import Sources, Topic
 from consumers.store import TRANSIENT, Facts, Store, raw_connection
 
@@ -269,16 +269,7 @@ async def run_relay(
         incarnation=options.broker_incarnation,
         poison=options.poison,
     )
-    if not await connect(consumer, stop):
-        return
-    tending = asyncio.create_task(intake.upkeep(clock))
-    try:
-        await loop.run(stop)
-    finally:
-        status.connected = False
-        tending.cancel()
-        await asyncio.gather(tending, return_exceptions=True)
-        await consumer.stop()
+    await read_on(consumer, loop, stop, status, intake.upkeep(clock))
 
 
 def _canonical(value: bytes, now: datetime, limits: Limits) -> tuple[Item, ...]:

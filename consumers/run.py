@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -80,15 +80,23 @@ async def run_consumer(
         incarnation=options.broker_incarnation,
         poison=options.poison,
     )
+    await read_on(consumer, loop, stop, status, _upkeep(engine, options, clock))
+
+
+async def read_on(
+    consumer: Consumer, loop: Loop, stop: asyncio.Event, status: Status, upkeep: Coroutine[Any, Any, None]
+) -> None:
+    """Connects, runs the loop with its ``upkeep`` beside it until ``stop``, and leaves the group in good order."""
     if not await connect(consumer, stop):
+        upkeep.close()
         return
-    upkeep = asyncio.create_task(_upkeep(engine, options, clock))
+    tending = asyncio.create_task(upkeep)
     try:
         await loop.run(stop)
     finally:
         status.connected = False
-        upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        tending.cancel()
+        await asyncio.gather(tending, return_exceptions=True)
         await consumer.stop()
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumers.broker import BrokerUnavailable, Partition
-from consumers.broker_survey import survey
+from consumers.broker.survey import survey
 from consumers.offsets import VOLATILE, Log, Offsets
 from consumers.poison import POISON
 from consumers.progress import RELAY_SUFFIX

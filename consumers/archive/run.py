@@ -20,7 +20,7 @@ from consumers.events import MAX_EVENT_BYTES
 from consumers.loop import BEAT_SECONDS, POLL_SECONDS, Loop, Pace, Status
 from consumers.pseudonyms import Pseudonyms
 from consumers.records import Position
-from consumers.run import connect, relax_collector
+from consumers.run import read_on, relax_collector
 from consumers.store import TRANSIENT, raw_connection
 
 logger = logging.getLogger(__name__)
@@ -137,16 +137,7 @@ async def run_archive(
         flush_bytes=options.flush_bytes,
         flush_seconds=options.flush_seconds,
     )
-    if not await connect(consumer, stop):
-        return
-    tending = asyncio.create_task(_tend(archive, options.upkeep_seconds, clock))
-    try:
-        await loop.run(stop)
-    finally:
-        status.connected = False
-        tending.cancel()
-        await asyncio.gather(tending, return_exceptions=True)
-        await consumer.stop()
+    await read_on(consumer, loop, stop, status, _tend(archive, options.upkeep_seconds, clock))
 
 
 async def _tend(archive: Archive, pause_seconds: float, clock: Callable[[], datetime]) -> None:

@@ -17,7 +17,7 @@ from consumers.archive.reading import files as files_of
 from consumers.archive.reading import matching, may_hold, read
 from consumers.archive.writing import NEVER_TOO_LATE, VERDICTS, refused_of
 from consumers.broker import Partition, Record
-from consumers.broker_reading import LogReader
+from consumers.broker.reading import LogReader
 from consumers.erasure import tombstones
 from consumers.erasure.tombstones import Tombstones
 from consumers.events import BadEvent

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from consumers.applier import Limits
 from consumers.archive.files import REPLAY_LOCK, Archive
 from consumers.broker import Partition
-from consumers.broker_reading import LogReader, log_reader
+from consumers.broker.reading import LogReader, log_reader
 from consumers.pseudonyms import Pseudonyms
 from consumers.replay.comparing import Comparison, arguments, compare
 from consumers.replay.reading import (

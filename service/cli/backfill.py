@@ -190,7 +190,7 @@ async def _send(settings: Settings, history: History, wishes: Wishes, console: C
 
 async def _topic_is_there(settings: Settings) -> None:
     from consumers.broker import BrokerUnavailable
-    from consumers.broker_survey import survey
+    from consumers.broker.survey import survey
 
     topic = settings.events_topics[0]
     try:
@@ -234,7 +234,7 @@ async def _stream(
 async def _wait(engine: AsyncEngine, settings: Settings, plan: Plan, console: Console) -> None:
     from consumers.backfill import waited_until_applied
     from consumers.broker import BrokerUnavailable
-    from consumers.broker_survey import survey
+    from consumers.broker.survey import survey
 
     topic = settings.events_topics[0]
     with console.status("Waiting for the consumers …") as status:

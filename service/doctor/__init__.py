@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consumers.broker_survey import Survey
+from consumers.broker.survey import Survey
 from service.clock import Clock
 from service.doctor import database, outside
 from service.doctor.finding import Finding

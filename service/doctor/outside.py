@@ -10,7 +10,7 @@ import aiosmtplib
 
 from alerts.channels.guard import RefusedTargetError, check_address, check_url
 from consumers.broker import BrokerUnavailable
-from consumers.broker_survey import Survey, TopicSurvey, survey
+from consumers.broker.survey import Survey, TopicSurvey, survey
 from health.yamlfile import FileError
 from service.doctor.finding import Finding, fault, ok, warning
 from service.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumers.broker import BrokerUnavailable, Producer
-from consumers.broker_survey import survey
+from consumers.broker.survey import survey
 from embedded.kafka import EmbeddedKafka
 from tests.conftest import TOPIC_PARTITIONS, AnyBroker
 

@@ -27,7 +27,7 @@ from consumers.archive.reading import scan
 from consumers.archive.run import Options as ArchiveOptions
 from consumers.archive.run import run_archive
 from consumers.broker import Producer
-from consumers.broker_reading import log_reader
+from consumers.broker.reading import log_reader
 from consumers.events import Event, Group, Login, Ticket, encode
 from consumers.replay.reading import Overtaken, ReplayRefused, Scope
 from consumers.replay.run import Report, Source, Surroundings, Wishes, replay

@@ -1,6 +1,6 @@
 """One Kafka request that aiokafka lacks: metadata version 12, whose answer carries topic ids.
 
-Part of `consumers.broker`. A topic that is deleted and made again keeps its name and gets a new id, so that a stored
+A topic that is deleted and made again keeps its name and gets a new id, so that a stored
 offset can be told to be of another log.
 """
 

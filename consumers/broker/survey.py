@@ -1,4 +1,4 @@
-"""What a broker says of itself and of its topics, for operators' checks. Part of ``consumers.broker``: knows aiokafka.
+"""What a broker says of itself and of its topics, for operators' checks.
 
 Looks only: asks for no topic by a name that it may not have, since some brokers make a topic that is merely named.
 """
@@ -16,8 +16,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from consumers.broker import DEFAULT_TIMEOUT_SECONDS, STOP_SECONDS, BrokerUnavailable
-from consumers.broker_metadata import read_topic_marks
+from consumers.broker.common import DEFAULT_TIMEOUT_SECONDS, STOP_SECONDS, BrokerUnavailable
+from consumers.broker.metadata import read_topic_marks
 
 RETENTION_SECONDS: Final = 1.5
 

@@ -1,4 +1,4 @@
-"""Reads ranges of a log once, without a group. Part of ``consumers.broker``: knows aiokafka."""
+"""Reads ranges of a log once, without a group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from consumers.broker import (
+from consumers.broker.common import (
     DEFAULT_TIMEOUT_SECONDS,
     STOP_SECONDS,
     BrokerUnavailable,
@@ -20,7 +20,7 @@ from consumers.broker import (
     Partition,
     Record,
 )
-from consumers.broker_metadata import read_topic_marks
+from consumers.broker.metadata import read_topic_marks
 
 POLL_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 60.0
