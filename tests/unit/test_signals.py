@@ -244,7 +244,9 @@ def test_a_crossing_is_due_to_the_microsecond_and_retried_until_it_is_observed()
     assert due(NOW, OBSERVED) == crossing
     assert due(crossing, Observed(crossing)) == crossing + timedelta(days=1)
     assert due(crossing, Observed(crossing - timedelta(seconds=1))) == crossing + timedelta(seconds=1)
-    assert due(crossing, Observed(crossing - timedelta(hours=1))) == crossing + timedelta(minutes=1)
+    assert due(crossing, Observed(crossing - timedelta(minutes=9))) == crossing + timedelta(minutes=1)
+    at_its_end_everybody_is_looked_at = due(crossing, Observed(crossing - timedelta(hours=1)))
+    assert at_its_end_everybody_is_looked_at == crossing + timedelta(days=1)
     a_gap = Observed(NOW, (Gap("app", ago(1), None, "open"),))
     assert due(NOW, a_gap) == NOW + timedelta(days=0.5), "12.5 days are observed, if the gap ended at once"
 
