@@ -26,7 +26,7 @@ from consumers.erasure import facts as of_facts
 from consumers.erasure.scrub import clean
 from consumers.erasure.subjects import Mentions, Subject
 from consumers.tables import dead_letters, user_accounts, waiting_events
-from health.tables import health, score_history, user_months, users
+from health.tables import health, score_history, score_overrides, user_months, users
 
 FORMAT: Final = "kizashi-export/1"
 NOT_HELD_HERE: Final = (
@@ -34,7 +34,9 @@ NOT_HELD_HERE: Final = (
     "what was sent to Slack, by mail or to webhooks",
     "backups of the database",
 )
-OF_ACCOUNT: Final = (*of_facts.OF_ACCOUNT, health, score_history, episodes, deliveries, user_accounts)
+OF_ACCOUNT: Final = (
+    *of_facts.OF_ACCOUNT, health, score_history, score_overrides, episodes, deliveries, user_accounts,
+)  # fmt: skip
 OF_EPISODES: Final = (transitions, delivery_attempts)
 LOOKED_THROUGH: Final = (dead_letters, waiting_events)
 TABLES: Final = tuple(sorted(str(table.name) for table in (*OF_ACCOUNT, *OF_EPISODES, *LOOKED_THROUGH)))

@@ -25,7 +25,17 @@ from consumers.broker import Record
 from consumers.events import decode
 from consumers.records import LostPartition, Position
 from consumers.tables import dead_letters, stream_offsets, tombstones, user_accounts, waiting_events
-from health.tables import FACT_TABLES, accounts, health, record_events, records, score_history, touched, users
+from health.tables import (
+    FACT_TABLES,
+    accounts,
+    health,
+    record_events,
+    records,
+    score_history,
+    score_overrides,
+    touched,
+    users,
+)
 from service import erasures
 from service.audit import AuditFilter, entries
 from service.erasures import Eraser
@@ -103,6 +113,12 @@ async def plant(engine: AsyncEngine, account_id: str, user_id: str, mail: str) -
         await conn.execute(
             insert(score_history).values(account_id=account_id, day=NOW.date(), scorecard="c", contributions=[named])
         )
+        await conn.execute(
+            insert(score_overrides).values(
+                account_id=account_id, score=20, reason=f"{mail} told us", author="board:mina", created_at=NOW,
+                expires_at=NOW + HOUR,
+            )
+        )  # fmt: skip
         episode_id, delivery_id = uuid4(), uuid4()
         await conn.execute(
             insert(episodes).values(
@@ -247,6 +263,7 @@ async def test_no_table_keeps_anything_of_an_erased_account(engine: AsyncEngine,
 HOLDS_NO_USER = {
     # what it holds instead
     "rulebooks.content": "rules",
+    "fleets.payload": "numbers of all accounts together, names of features",
     "imports.files": "names of files",
     "api_keys.hash": "a hash",
     "audit.detail": "counts",
