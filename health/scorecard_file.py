@@ -20,15 +20,18 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef, check
-from health.yamlfile import FileError, FileProblem, Place, YamlFile, read
+from health.yamlfile import FileError, FileProblem, Place, YamlFile, parse, read
 
 Group = Literal["Deployment", "Engagement", "Adoption", "ROI"]
 Band = Literal["green", "yellow", "red"]
 Points = Annotated[float, Field(ge=0, le=100)]
 Weight = Annotated[float, Field(gt=0, le=1000)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 VALUE = "value"
+MOST_PARTS = 100
+"""Of measures, of caps, of entries to match, of points of a line: nobody reads more, and each costs everywhere."""
 _PLACEHOLDERS = re.compile(r"\{([^}]*)\}")
 
 
@@ -67,8 +70,8 @@ class Condition(_Part):
     """
 
     one_of: list[str] | None = Field(default=None, min_length=1)
-    at_least: float | None = None
-    below: float | None = None
+    at_least: Number | None = None
+    below: Number | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -142,8 +145,8 @@ class Measure(_Part):
     group: Group
     signal: str
     weight: Weight
-    line: list[tuple[float, Points]] | None = Field(default=None, min_length=2)
-    steps: list[tuple[float, Points]] | None = Field(default=None, min_length=2)
+    line: list[tuple[Number, Points]] | None = Field(default=None, min_length=2, max_length=MOST_PARTS)
+    steps: list[tuple[Number, Points]] | None = Field(default=None, min_length=2, max_length=MOST_PARTS)
     reason: Reason
 
     @model_validator(mode="after")
@@ -166,8 +169,8 @@ class Cap(_Part):
 
     id: Identifier
     signal: str
-    at_least: float | None = None
-    below: float | None = None
+    at_least: Number | None = None
+    below: Number | None = None
     limit: Points | Literal["yellow", "red"]
     reason: Reason
 
@@ -193,13 +196,13 @@ class Card(_Part):
 
     scorecard: Identifier
     title: Words
-    match: list[Match] | None = Field(default=None, min_length=1, json_schema_extra=_one_or_many)
+    match: list[Match] | None = Field(default=None, min_length=1, max_length=MOST_PARTS, json_schema_extra=_one_or_many)
     bands: Bands = Bands()
     minimum_confidence: Annotated[float, Field(ge=0, le=1)] = 0.4
     mrr_at_risk: AtRisk = AtRisk()
     groups: dict[Group, GroupPart] = Field(min_length=1)
-    measures: list[Measure] = Field(min_length=1)
-    caps: list[Cap] = []
+    measures: list[Measure] = Field(min_length=1, max_length=MOST_PARTS)
+    caps: list[Cap] = Field(default=[], max_length=MOST_PARTS)
 
     @field_validator("match", mode="before")
     @classmethod
@@ -224,7 +227,15 @@ WORST_OF = "worst-of-"
 
 def load_card(path: Path) -> tuple[Card, str]:
     """A card and its version: a hash of what it says, so that comments and layout do not count. Raises FileError."""
-    file = read(path)
+    return _checked(read(path))
+
+
+def parse_card(text: str, name: str) -> tuple[Card, str]:
+    """The same from a text that ``name`` stands for in what is said of it."""
+    return _checked(parse(text, name))
+
+
+def _checked(file: YamlFile) -> tuple[Card, str]:
     card = file.validate(Card, _KEYS)
     if problems := list(_problems(file, card)):
         raise FileError(problems)

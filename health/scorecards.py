@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from health.arrays import Bools, Floats, Ints
 from health.catalogue import SignalRef
 from health.columns import Facts
 from health.score_lines import Contribution, Override, explain
-from health.scorecard_file import FULL_MARK, Condition, load_card
+from health.scorecard_file import FULL_MARK, Card, Condition, load_card, parse_card
 from health.scoring import BANDS, CardInForce, ranks
 from health.signals.table import SignalTable
 from health.yamlfile import FileError, FileProblem
@@ -129,11 +130,34 @@ def load(directory: Path) -> Scorecards:
     Raises ``FileError`` with every fault; also when there is no card for everybody else, or more than one, or two of
     one name.
     """
+    files = {path.name: partial(load_card, path) for path in sorted(directory.glob("*.yaml"))}
+    return _in_force(files, directory.name)
+
+
+def parse(texts: Mapping[str, str]) -> Scorecards:
+    """The same from texts by the names that their files would have."""
+    return _in_force({name: partial(parse_card, text, name) for name, text in sorted(texts.items())}, "scorecards")
+
+
+def replaced(cards: Scorecards, card: CardInForce) -> Scorecards:
+    """``cards`` with ``card`` in the place of the one of its name; else, without ``match``, of the one that takes
+    everybody; else tried before all others."""
+    named = [known.card.scorecard == card.card.scorecard for known in cards.cards]
+    kept = [known for known, same in zip(cards.cards, named, strict=True) if not same]
+    if card.card.match is None:
+        return Scorecards([*(known for known in kept if known.card.match is not None), card])
+    place = named.index(True) if True in named else 0
+    if place == len(kept):
+        raise ValueError(f"{card.card.scorecard} takes everybody whom no other card matches: leave match out")
+    return Scorecards([*kept[:place], card, *kept[place:]])
+
+
+def _in_force(files: Mapping[str, Callable[[], tuple[Card, str]]], folder: str) -> Scorecards:
     cards: list[tuple[str, CardInForce]] = []
     problems: list[FileProblem] = []
-    for path in sorted(directory.glob("*.yaml")):
+    for file, read in files.items():
         try:
-            cards.append((path.name, CardInForce(*load_card(path))))
+            cards.append((file, CardInForce(*read())))
         except FileError as error:
             problems += error.problems
     for number, (file, card) in enumerate(cards):
@@ -144,7 +168,7 @@ def load(directory: Path) -> Scorecards:
     general = [entry for entry in cards if entry[1].card.match is None]
     if not general and not problems:
         words = "no scorecard without match here; add default.yaml, for everybody whom no other card matches"
-        problems.append(FileProblem(file=directory.name, line=1, column=1, problem=words))
+        problems.append(FileProblem(file=folder, line=1, column=1, problem=words))
     for file, _ in general[1:]:
         words = f"{general[0][0]} is without match, too, and takes everybody; say in one of them whose card it is"
         problems.append(FileProblem(file=file, line=1, column=1, problem=words))

@@ -87,25 +87,34 @@ def read(path: Path) -> YamlFile:
     """Raises FileError for what is not one YAML mapping, and for repeated keys and aliases."""
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise FileError([FileProblem(file=path.name, line=1, column=1, problem=f"cannot be read: {error}")]) from None
+    return parse(text, path.name)
+
+
+def parse(text: str, name: str) -> YamlFile:
+    """A text that ``name`` stands for in what is said of it. Raises FileError as ``read`` does."""
+
+    def refused(problem: str, line: int = 1, column: int = 1) -> FileError:
+        return FileError([FileProblem(file=name, line=line, column=column, problem=problem)])
+
+    walker = _Walker(name)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = walker.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = f"not YAML: {error.problem}"
-        raise FileError([FileProblem(file=path.name, line=line, column=column, problem=problem)]) from None
+        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise refused(f"not YAML: {error.problem}", *place) from None
     except yaml.YAMLError as error:
-        raise FileError([FileProblem(file=path.name, line=1, column=1, problem=f"not YAML: {error}")]) from None
+        raise refused(f"not YAML: {error}") from None
     except RecursionError:
-        raise FileError([FileProblem(file=path.name, line=1, column=1, problem="brackets too deep")]) from None
-    walker = _Walker(path.name)
-    values = walker.value(root, ()) if root is not None else None
+        raise refused("brackets too deep") from None
     if not isinstance(values, dict):
-        walker.problems.append(FileProblem(file=path.name, line=1, column=1, problem="a file is a mapping of keys"))
+        walker.problems.append(FileProblem(file=name, line=1, column=1, problem="a file is a mapping of keys"))
     if walker.problems:
         raise FileError(walker.problems)
-    return YamlFile(name=path.name, values=values, marks=walker.marks)
+    return YamlFile(name=name, values=values, marks=walker.marks)
 
 
 class _Walker:
@@ -129,7 +138,7 @@ class _Walker:
             return [self.value(item, (*place, index)) for index, item in enumerate(node.value)]
         try:
             return self._constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, ArithmeticError) as error:
             self._fault(node, f"not a value: {error}")
             return None
 
