@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from alerts.rules import load
+from health import scorecards
+from health.catalogue import SIGNALS
 from service.settings import Settings
 
 if os.environ.get("CI") != "true":
@@ -22,6 +25,7 @@ import kubernetes_validate
 pytestmark = pytest.mark.chart
 
 CHART = Path(__file__).resolve().parents[2] / "helm" / "kizashi"
+RULES = CHART.parents[1] / "rules"
 ROLES = ("api", "consumer", "evaluator", "sender")
 OPERATOR_KINDS = {"ServiceMonitor", "PodMonitor"}  # custom resources: no published schema to hold them against
 Manifest = dict[str, Any]
@@ -220,6 +224,26 @@ def test_rules_keep_their_paths_and_their_bytes(values: dict[str, Any], manifest
     volume = next(volume for volume in spec["volumes"] if volume["name"] == "rules")
     mounted = {item["path"]: data[item["key"]] for item in volume["configMap"]["items"]}
     assert mounted == values["rules"]["files"]
+
+
+def what_is_in_force(rules: Path) -> list[str]:
+    return [load(rules, SIGNALS).version, *(card.name for card in scorecards.load(rules / "scorecards").cards)]
+
+
+def test_the_rules_that_ship_can_be_brought_by_the_chart(values: dict[str, Any], tmp_path: Path) -> None:
+    """All of them, in folders as here: what the roles then find loads as it does here, signals and cards included."""
+    shipped_ones = what_is_in_force(RULES)
+    shipped = {str(p.relative_to(RULES)): p.read_text(encoding="utf-8") for p in RULES.rglob("*.yaml")}
+    manifests = render(changed(values, "rules.files", shipped))
+    data = next(m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "demo-kizashi-rules")["data"]
+    for role in ROLES:
+        spec = deployment(manifests, role)["spec"]["template"]["spec"]
+        volume = next(volume for volume in spec["volumes"] if volume["name"] == "rules")
+        for item in volume["configMap"]["items"]:
+            place = tmp_path / role / item["path"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(data[item["key"]], encoding="utf-8")
+        assert what_is_in_force(tmp_path / role) == shipped_ones
 
 
 def test_changed_rules_restart_the_roles(values: dict[str, Any], manifests: list[Manifest]) -> None:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_the_build_context_leaves_out_secrets_and_tests() -> None:
         "pyproject.toml",
     } <= names
     assert names.isdisjoint({".env", ".git", ".venv", "tests", "bench"})
+
+
+def test_every_file_of_the_rules_enters_the_image() -> None:
+    """Into the build's context, and from there, by its suffix and its folder, into what is installed."""
+    files = {path for path in (ROOT / "rules").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {"churn.yaml", "signals.yaml", "sources.yaml", "default.yaml", "onboarding.yaml"} <= {p.name for p in files}
+    assert files <= set(context_files())
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    suffixes, folders = setuptools["package-data"]["*"], setuptools["packages"]["find"]["include"]
+    for path in files:
+        assert any(fnmatch(path.name, suffix) for suffix in suffixes), path
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        assert any(fnmatch(package, folder) for folder in folders), path
 
 
 def run_build_stage(root: Path) -> None:
