@@ -52,6 +52,8 @@ class Context:
     observed: Observed
     public_url: str
     fleet: Fleet = SHIPPED
+    round: int = 0
+    """Of the re-evaluations: what is evaluated now needs not be again for any up to this one."""
 
     @cached_property
     def refs(self) -> frozenset[SignalRef]:

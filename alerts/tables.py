@@ -70,6 +70,7 @@ episodes = Table(
     Index("uq_episodes_open", "rule_id", "account_id", unique=True, postgresql_where=text("state = 'open'")),
     Index("ix_episodes_account", "account_id", text("opened_at DESC")),
     Index("ix_episodes_list", text("opened_at DESC"), "episode_id"),
+    Index("ix_episodes_open", text("opened_at DESC"), "episode_id", postgresql_where=text("state = 'open'")),
     Index("ix_episodes_next", "next_at", postgresql_where=text("state = 'open' AND next_at IS NOT NULL")),
 )
 
@@ -109,6 +110,7 @@ deliveries = Table(
     Column("sent_at", TZ),
     UniqueConstraint("transition_id", "channel", "target"),
     Index("ix_deliveries_due", "next_attempt_at", postgresql_where=text("status IN ('pending', 'leased')")),
+    Index("ix_deliveries_dead", "created_at", postgresql_where=text("status = 'dead'")),
     Index("ix_deliveries_episode", "episode_id"),
     Index("ix_deliveries_list", text("created_at DESC"), "delivery_id"),
 )

@@ -250,6 +250,10 @@ gaps = Table(
     Column("reason", Text, nullable=False),
     Column("noticed_at", TZ, nullable=False),
     Column("closed_at", TZ),
+    # A person noted it, or said what became of its data: the guard leaves it alone.
+    Column("by_hand", Boolean, nullable=False, server_default="false"),
+    # Ended by a person: its source is not waited for before it has sent again.
+    Column("retired", Boolean, nullable=False, server_default="false"),
     Index(
         "uq_gaps_open_source",
         "source",
@@ -266,6 +270,8 @@ watch = Table(
     Column("one", Boolean, primary_key=True),  # the only row
     Column("judged_through", TZ),  # up to here the guard has looked for silent sources
     Column("held_since", TZ),  # consumers are behind since; NULL: they are not
+    Column("places", JSONB),  # [country, time zone, share of the accounts], for holidays
+    Column("places_on", Date),  # the UTC day on which they were counted
     comment="How far the guard over the sources has looked; its lock makes the evaluators take turns",
 )
 
@@ -333,7 +339,12 @@ health = Table(
     Column("scorecard", Text),  # name@version
     Column("incomplete_since", TZ),  # absence is held: data incomplete since
     Column("problem", Text),  # why the last evaluation of this account failed
+    Column("parent_id", ID),  # the account that it names as its parent
+    Column("parent_problem", Text),  # why that does not count: itself | cycle | too_deep
+    Column("as_child", JSONB),  # what it told its parent; NULL without one
+    Column("rollup", JSONB),  # of the accounts below it; NULL without any
     Column("facts_version", BigInteger, nullable=False, server_default="-1"),  # accounts.version evaluated
+    Column("round", BigInteger, nullable=False, server_default="0"),  # reevaluations.round under which it was evaluated
     Column("imported_until", TZ),  # accounts.imported_until evaluated
     Column("waiting_since", TZ),  # arrival of the oldest event whose evaluation was put off
     Column("evaluated_at", TZ),
@@ -345,6 +356,8 @@ health = Table(
     Index("ix_health_last_seen", "last_seen_at", "account_id"),
     Index("ix_health_renewal", "renewal_on", "account_id"),
     Index("ix_health_owner", "owner", text("mrr_at_risk DESC NULLS LAST"), "account_id"),
+    Index("ix_health_parent", "parent_id", "account_id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index("ix_health_problem", "account_id", postgresql_where=text("problem IS NOT NULL")),
     comment="One row per account: what the lists show, and when to look again",
     postgresql_with={"fillfactor": 80},
 )
@@ -396,7 +409,33 @@ touched = Table(
     Column("urgent", Boolean, nullable=False, server_default=text("false")),
     Column("oldest_event_at", TZ),  # arrival of the oldest event in the batch, for the latency histograms
     Column("created_at", TZ, nullable=False),
+    Index("ix_touched_queue", text("urgent DESC"), "touched_id", postgresql_where=text("account_ids IS NOT NULL")),
+    Index("ix_touched_everyone", "everyone_since", postgresql_where=text("everyone_since IS NOT NULL")),
     comment="Door (a): which accounts a batch touched. Appended by the consumers, consumed by the evaluators",
+)
+
+reevaluations = Table(
+    "reevaluations",
+    metadata,
+    Column("round", BigInteger, Identity(), primary_key=True),
+    Column("why", Text, nullable=False),  # rules | observed | asked
+    Column("state", Text, nullable=False, server_default="running"),  # running | done | replaced
+    Column("accounts", BigInteger, nullable=False),  # how many there were when it began
+    Column("done", BigInteger, nullable=False, server_default="0"),  # of them evaluated since, through any door
+    Column("next_at", TZ, nullable=False),  # not before: keeps the rate, whatever the number of evaluators
+    Column("began_at", TZ, nullable=False),
+    Column("ended_at", TZ),
+    comment="Rounds in which everybody is looked at again; an account is up to date when its row names the newest",
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("one", Boolean, primary_key=True),  # the only row
+    Column("after_account_id", ID, nullable=False),  # up to here the present circle has come
+    Column("swept_at", TZ, nullable=False),
+    Column("circle_began_at", TZ, nullable=False),
+    comment="How far the sweep for missed accounts has come; its lock makes the evaluators take turns",
 )
 
 __all__ = [name for name, value in list(globals().items()) if isinstance(value, (Table, MetaData))] + [
