@@ -3,7 +3,9 @@
 A gap opens at the last observed event of a source that fell silent, and ends when the source sends again. When it
 ends, and at every later look for as long as there are hour counts to compare, it becomes ``refilled`` if at least
 half of the usual events have come with times inside it, sent or imported, else it is ``lost``. A refilled gap stays
-refilled. Sources that have only ever been imported are not watched, and what was imported is not what is usual.
+refilled. Gaps that people noted or marked are left to people; a source that they retired is not waited for before it
+has sent again. On public holidays of the accounts' countries a source is compared with Sundays (``festive``). Sources
+that have only ever been imported are not watched, and what was imported is not what is usual.
 
 Silence is judged only where everything has been applied: consumers that are behind hold absence by their position,
 and what they have not read yet is no silence of a source. So the guard waits for them, and then judges hour by hour
@@ -19,10 +21,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health import festive
 from health.arrays import Floats
 from health.gaps import TOLERANCE, Gap, GapState, Observed, observed_microseconds, observed_seconds
 from health.instants import HOUR, to_us
@@ -118,18 +121,20 @@ async def guard(
     at = min(through, now)
     before = at if mark.judged_through is None else min(mark.judged_through, at)
     begin = hour_of(max(before, at - FURTHEST_BACK)) - timedelta(hours=HISTORY_HOURS - 1)
-    known = (await conn.execute(select(gaps).where(gaps.c.source.is_not(None), gaps.c.state != "refilled"))).all()
+    in_force = or_(gaps.c.state != "refilled", gaps.c.retired)
+    known = (await conn.execute(select(gaps).where(gaps.c.source.is_not(None), in_force))).all()
+    where = await festive.places(conn, mark, at)
     counted = (await conn.execute(select(source_hours).where(source_hours.c.hour >= begin))).all()
     look = _Look(conn, begin, max(before, at - FURTHEST_BACK), at)
     for source in await _live_sources(conn):
         own = [gap for gap in known if gap.source == source.source]
-        counts = _counts(counted, own, source, begin, at)
+        counts = _counts(counted, own, source, begin, at, where)
         cadence = (agreed or {}).get(source.source)
         await (
             look.at_hours(source, own, counts) if cadence is None else look.at_delivery(source, own, counts, cadence)
         )
-        ended = [gap for gap in own if gap.until_at is not None and gap.from_at >= begin]
-        look.closed += [(source.source, words) for gap in ended if (words := await _refill(conn, gap, counts, at))]
+        lost = [gap for gap in own if gap.state == "lost" and gap.from_at >= begin and not gap.by_hand]
+        look.closed += [(source.source, words) for gap in lost if (words := await _refill(conn, gap, counts, at))]
     await conn.execute(update(watch).values(judged_through=at, held_since=None))
     held_long = mark.held_since is not None and now - mark.held_since > LONG_HOLD
     return GuardReport(
@@ -167,6 +172,7 @@ class _Look:
 
     def __init__(self, conn: AsyncConnection, begin: datetime, before: datetime, at: datetime) -> None:
         self._conn, self._begin, self._before, self._at = conn, begin, before, at
+        self._retired: dict[str, Any] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.opened: list[tuple[str, str]] = []
         self.closed: list[tuple[str, str]] = []
@@ -175,6 +181,7 @@ class _Look:
 
     async def at_hours(self, source: Any, own: Sequence[Any], counts: HourCounts) -> None:
         """A source that sends as things happen: at each full hour since the last look, and now."""
+        self._note_retired(source, own)
         ongoing = next((gap for gap in own if gap.until_at is None), None)
         last = to_us(hour_of(self._at)) // HOUR
         for hour in range(to_us(self._before) // HOUR + 1, last + 1):
@@ -191,14 +198,27 @@ class _Look:
 
     async def at_delivery(self, source: Any, own: Sequence[Any], counts: HourCounts, cadence: timedelta) -> None:
         """A source that delivers now and then: only whether the next delivery is overdue."""
+        self._note_retired(source, own)
         verdict = self.verdicts[source.source] = judge_delivery(source.last_live_at, cadence, self._at)
         ongoing = next((gap for gap in own if gap.until_at is None), None)
         await self._step(source, ongoing, counts, verdict, self._at)
         if self._before < source.last_live_at + QUIET_AFTER_DELIVERY <= self._at:
             self.delivered.append(source.source)
 
+    def _note_retired(self, source: Any, own: Sequence[Any]) -> None:
+        retired = [gap for gap in own if gap.retired]
+        if retired:
+            self._retired[source.source] = max(gap.until_at for gap in retired)
+
     async def _step(self, source: Any, ongoing: Any, counts: HourCounts, verdict: Verdict, when: datetime) -> Any:
-        if ongoing is None and verdict.held:
+        if ongoing is not None and ongoing.by_hand:
+            return ongoing
+        retired = self._retired.get(source.source)
+        if retired is not None and when > retired and _sends_again(verdict):
+            del self._retired[source.source]
+            await self._conn.execute(update(gaps).where(gaps.c.source == source.source).values(retired=False))
+            return ongoing
+        if ongoing is None and verdict.held and retired is None:
             self.opened.append((source.source, verdict.reason))
             return await self._open(source, counts, verdict, when)
         if ongoing is not None and _sends_again(verdict):
@@ -241,17 +261,27 @@ class _Look:
         return state, reason
 
 
-def _counts(counted: Sequence[Any], own: Sequence[Any], source: Any, begin: datetime, now: datetime) -> HourCounts:
+def _counts(
+    counted: Sequence[Any],
+    own: Sequence[Any],
+    source: Any,
+    begin: datetime,
+    now: datetime,
+    where: tuple[festive.Share, ...],
+) -> HourCounts:
     start = to_us(begin) // HOUR
     size = to_us(now) // HOUR - start + 1
     usable = np.arange(size) + start > to_us(source.first_hour or now) // HOUR
     for gap in own:
+        if gap.state == "refilled":
+            continue
         until = to_us(gap.until_at or now)
         usable[max(0, to_us(gap.from_at) // HOUR - start) : max(0, until // HOUR - start + 1)] = False
     return HourCounts(
         seen=_by_hour(counted, source.source, start, size),
         usable=usable,
         imported=_by_hour(counted, source.source + IMPORTED, start, size),
+        festive=festive.stand_ins(where, begin, size),
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from health.arrays import Bools, Floats, Ints
+from health.festive import StandIn
 from health.instants import HOUR, from_us, to_us
 
 ENOUGH_EXPECTED = 30.0
@@ -35,12 +36,13 @@ class HourCounts:
 
     ``seen`` are those that the source sent by itself, ``imported`` those that were loaded: they fill a gap, and say
     nothing of what is usual. ``usable`` marks hours that may count as usual: observed, and after the source's first
-    live hour.
+    live hour. ``festive``: hours of a public holiday are compared with Sundays.
     """
 
     seen: Floats
     usable: Bools
     imported: Floats | float = 0.0
+    festive: tuple[StandIn, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def as_of(counts: HourCounts, hours_back: int) -> HourCounts:
     size = len(counts.seen) - hours_back
     seen = counts.seen[:size].copy()
     seen[-1] = 0
-    return HourCounts(seen=seen, usable=counts.usable[:size])
+    return HourCounts(seen=seen, usable=counts.usable[:size], festive=tuple(each.part(size) for each in counts.festive))
 
 
 def _weight(counts: HourCounts, now: datetime) -> Floats:
@@ -135,14 +137,26 @@ def judge_refill(counts: HourCounts, now: datetime, from_at: datetime, until_at:
 
 def usual(counts: HourCounts, hours: Ints, weight: Floats) -> float | None:
     """The median over past weeks of the weighted sum over the same hours; None when too few weeks are known."""
+    moved = [
+        (hours - each.back[hours], weight * each.weight[hours]) for each in counts.festive if each.weight[hours].any()
+    ]
+    plain = weight - sum(share for _, share in moved) if moved else weight
     sums: list[float] = []
     for week in range(1, WEEKS_BACK + 1):
-        places = hours - week * WEEK_HOURS
-        if places[0] >= 0 and counts.usable[places].all():
-            sums.append(float((counts.seen[places] * weight).sum()))
+        found = [_sum(counts, places - week * WEEK_HOURS, share) for places, share in [(hours, plain), *moved]]
+        known = [part for part in found if part is not None]
+        if len(known) == len(found):
+            sums.append(sum(known))
         if len(sums) == WEEKS:
             break
     return float(np.median(sums)) if len(sums) >= FEWEST_WEEKS else None
+
+
+def _sum(counts: HourCounts, places: Ints, share: Floats) -> float | None:
+    """None when an hour among them is not known or not usual."""
+    if places.min() < 0 or not counts.usable[places].all():
+        return None
+    return float((counts.seen[places] * share).sum())
 
 
 def first_hour(now: datetime) -> datetime:

@@ -36,13 +36,15 @@ class NoSuchGap(Exception):
 
 
 class GapPage(msgspec.Struct, frozen=True, kw_only=True):
-    """The latest gaps, the newest first."""
+    """The latest gaps: those that go on, then the newest."""
 
     items: tuple[GapView, ...]
 
 
 async def list_gaps(deps: Deps, *, states: tuple[str, ...] = (), source: str | None = None) -> GapPage:
-    query = select(*(gaps.c[name] for name in GapView.__struct_fields__)).order_by(gaps.c.from_at.desc(), gaps.c.gap_id)
+    query = select(*(gaps.c[name] for name in GapView.__struct_fields__)).order_by(
+        gaps.c.until_at.is_(None).desc(), gaps.c.from_at.desc(), gaps.c.gap_id
+    )
     if states:
         query = query.where(gaps.c.state.in_(states))
     if source is not None:
@@ -62,6 +64,7 @@ async def open_gap(
     row: dict[str, Any] = {
         "source": source, "from_at": from_at, "until_at": until_at, "reason": reason, "noticed_at": now,
         "state": "open" if until_at is None else "lost", "closed_at": None if until_at is None else now,
+        "by_hand": True,
     }  # fmt: skip
     try:
         async with deps.writing() as conn:
@@ -76,9 +79,10 @@ async def open_gap(
 
 
 async def close_gap(
-    deps: Deps, gap_id: int, *, state: Ended, until_at: datetime | None, actor: str, now: datetime
+    deps: Deps, gap_id: int, *, state: Ended, until_at: datetime | None, retire: bool = False, actor: str, now: datetime
 ) -> GapView:
-    """Ends a gap that goes on. Raises NoSuchGap, CannotChange."""
+    """Ends a gap that goes on. ``retire``: its source sends no more, and is not waited for before it does. Without
+    that, the guard opens the next one while the source stays silent. Raises NoSuchGap, CannotChange."""
     async with deps.writing() as conn:
         gap = await _locked(conn, gap_id)
         end = until_at or now
@@ -86,7 +90,10 @@ async def close_gap(
             raise CannotChange(f"it ended at {gap['until_at'].isoformat()}; mark it refilled or lost")
         if not gap["from_at"] <= end <= now:
             raise CannotChange(f"it ends between {gap['from_at'].isoformat()}, when it began, and now")
-        return await _set(conn, gap, "gap.closed", {"until_at": end, "state": state}, actor, now)
+        if retire and gap["source"] is None:
+            raise CannotChange("it is of every source: only a single one can be retired")
+        values = {"until_at": end, "state": state, "retired": retire}
+        return await _set(conn, gap, "gap.retired" if retire else "gap.closed", values, actor, now)
 
 
 async def mark_gap(deps: Deps, gap_id: int, state: Ended, *, actor: str, now: datetime) -> GapView:
@@ -95,7 +102,7 @@ async def mark_gap(deps: Deps, gap_id: int, state: Ended, *, actor: str, now: da
         gap = await _locked(conn, gap_id)
         if gap["until_at"] is None:
             raise CannotChange("it goes on: close it, saying what became of its data")
-        return await _set(conn, gap, f"gap.marked_{state}", {"state": state}, actor, now)
+        return await _set(conn, gap, f"gap.marked_{state}", {"state": state, "by_hand": True}, actor, now)
 
 
 def _columns() -> list[Any]:

@@ -43,6 +43,9 @@ class End(Strict):
 
     state: Literal["refilled", "lost"] = Field(description="refilled: its data has come, or nothing was missing")
     until_at: Instant | None = Field(default=None, description="Left out: now")
+    retire: bool = Field(
+        default=False, description="Its source sends no more, under this name: it is not waited for until it does"
+    )
 
 
 class Mark(Strict):
@@ -51,7 +54,9 @@ class Mark(Strict):
     state: Literal["refilled", "lost"]
 
 
-@router.get("/gaps", summary="Time that was not observed", responses=answers(GapPage, "The newest first"))
+@router.get(
+    "/gaps", summary="Time that was not observed", responses=answers(GapPage, "Those that go on, then the newest")
+)
 async def get_gaps(deps: DepsDep, _: ReadKey, query: Annotated[GapQuery, Query()]) -> Response:
     """Days-since leave open and lost gaps out; windows that touch one are unknown; refilled ones do not count."""
     return answer(await list_gaps(deps, states=tuple(query.state), source=query.source))
@@ -81,10 +86,12 @@ async def post_gap(deps: DepsDep, key: WriteKey, sent: Annotated[NewGap, Depends
     openapi_extra=body_of(End, {"state": "lost"}),
 )
 async def post_close(deps: DepsDep, key: WriteKey, gap_id: GapId, sent: Annotated[End, Depends(body(End))]) -> Response:
-    """The guard opens it again while its source stays silent."""
-    actor, now = f"key:{key.name}", deps.clock()
-    return answer(await _done(deps, close_gap(deps, gap_id, state=sent.state, until_at=sent.until_at, actor=actor,
-                                              now=now)))  # fmt: skip
+    """The guard opens the next one while its source stays silent, unless that is retired."""
+    ended = close_gap(
+        deps, gap_id, state=sent.state, until_at=sent.until_at, retire=sent.retire, actor=f"key:{key.name}",
+        now=deps.clock(),
+    )  # fmt: skip
+    return answer(await _done(deps, ended))
 
 
 @router.post(

@@ -59,7 +59,7 @@ def open_(
 ) -> None:
     """Note time that was not observed, so that nobody is called silent for it.
 
-    One that has ended counts as lost until its data has come.
+    One that has ended counts as lost until you mark it refilled.
     """
     from service.audit import COMMAND
     from service.gaps import open_gap
@@ -81,8 +81,11 @@ def close(
     refilled: Annotated[bool, typer.Option("--refilled", help="Its data has come, or nothing was missing.")] = False,
     lost: Annotated[bool, typer.Option("--lost", help="Its data will never come.")] = False,
     until: Annotated[str | None, typer.Option(help="When it ended; left out, now.")] = None,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Its source sends no more under this name: it is not waited for.")
+    ] = False,
 ) -> None:
-    """End a gap that goes on. While its source stays silent, the guard opens another."""
+    """End a gap that goes on. While its source stays silent, the guard opens another, unless that is retired."""
     from service.audit import COMMAND
     from service.gaps import close_gap
 
@@ -92,9 +95,8 @@ def close(
     async def run(deps: Deps) -> GapView:
         now = deps.clock()
         until_at: datetime | None = instant(until, "--until", now)
-        return await close_gap(
-            deps, gap, state="refilled" if refilled else "lost", until_at=until_at, actor=COMMAND, now=now
-        )
+        state: Ended = "refilled" if refilled else "lost"
+        return await close_gap(deps, gap, state=state, until_at=until_at, retire=retire, actor=COMMAND, now=now)
 
     _say(run)
 

@@ -70,6 +70,7 @@ class GapView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     noticed_at: datetime
     closed_at: datetime | None
+    retired: bool  # its source is not waited for until it sends again
 
 
 class ImportView(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +135,7 @@ async def status(conn: AsyncConnection, now: datetime, *, stream: Stream) -> Sta
             limit=None,
         ),
         sources=await _rows(conn, SourceView, sources, sources.c.last_event_at.desc()),
-        gaps=await _rows(conn, GapView, gaps, gaps.c.from_at.desc()),
+        gaps=await _rows(conn, GapView, gaps, gaps.c.until_at.is_(None).desc(), gaps.c.from_at.desc()),
         imports=await _rows(conn, ImportView, imports, imports.c.started_at.desc()),
         waiting_batches=waiting[0],
         oldest_waiting_since=waiting[1],
