@@ -421,6 +421,17 @@ _ALL = (
     ),
     _signal("segment", "text", "", "account_attributes", "Segment", "セグメント"),
     _signal(
+        "lifecycle_stage",
+        "text",
+        "",
+        "accounts account_attributes",
+        "Stage of life by the account's time zone: paused, ended or trial as its status says, else onboarding for the "
+        "first 90 days, renewal for the last 90 up to the renewal date and past it, adoption in between",
+        "ライフサイクル段階(顧客のタイムゾーンによる)。契約状態がpaused・ended・trialならその値、開始から90日間は"
+        "onboarding、契約更新の90日前以降はrenewal、その間はadoption",
+        day_border="zone",
+    ),
+    _signal(
         "touch_model",
         "text",
         "",
@@ -591,13 +602,56 @@ _ALL = (
         "顧客目標のうち達成済みの割合(取り下げを除く)。目標がなければ不明",
     ),
     _signal(
+        "goals_progress",
+        "number",
+        "fraction",
+        "goals gaps",
+        "Mean progress of the customer's goals, dropped ones left out: 1 if reached or at the target of its signal, "
+        "else the part of the target that its signal has come to, 0 without one; unknown when none stands",
+        "顧客目標の平均進捗(取り下げを除く)。達成済みまたは目標値に到達していれば1、途中なら目標値に対する現在値の割合、"
+        "指標がなければ0。目標がなければ不明",
+        absence=True,
+    ),
+    _signal(
         "goals_on_track",
         "number",
         "fraction",
+        "goals account_attributes gaps",
+        "Share of the customer's goals, dropped ones left out, that are reached, at their target, or not past their "
+        "due date and less than a tenth of the way behind an even pace to it; unknown when none stands",
+        "顧客目標のうち、達成済み、目標値に到達、または期日前で進捗の遅れが1割未満のものの割合(取り下げを除く)。"
+        "目標がなければ不明",
+        absence=True,
+        day_border="zone",
+    ),
+    _signal(
+        "goals_behind",
+        "number",
         "goals",
-        "Share of the customer's goals that are reached or not past their due date, dropped ones left out; unknown "
-        "when none stands",
-        "顧客目標のうち達成済み、または期日前のものの割合(取り下げを除く)。目標がなければ不明",
+        "goals account_attributes gaps",
+        "Goals not past their due date whose signal is a tenth of the way or more behind an even pace to its target",
+        "期日前の顧客目標のうち、指標の進捗が目標値への均等な進み方より1割以上遅れているものの数",
+        absence=True,
+        day_border="zone",
+    ),
+    _signal(
+        "goals_overdue",
+        "number",
+        "goals",
+        "goals account_attributes gaps",
+        "Goals past their due date (by the account's time zone), neither reached nor at their target",
+        "期日(顧客のタイムゾーンによる)を過ぎて、達成も目標値への到達もしていない顧客目標の数",
+        absence=True,
+        day_border="zone",
+    ),
+    _signal(
+        "goal_most_behind",
+        "text",
+        "",
+        "goals account_attributes gaps",
+        "The goal that is furthest behind its pace, with its signal as it stands and its target; — when none is",
+        "予定の進捗から最も遅れている顧客目標と、その指標の現在値・目標値。遅れがなければ —",
+        absence=True,
         day_border="zone",
     ),
     # Score, filled in after scoring
@@ -651,6 +705,14 @@ _ALL = (
 
 SIGNALS: Mapping[str, Signal] = MappingProxyType({signal.name: signal for signal in _ALL})
 """Every signal by name, in the order of the docs page."""
+
+GOAL_TARGET_SIGNALS = frozenset(
+    {"goals_progress", "goals_on_track", "goals_behind", "goals_overdue", "goal_most_behind"}
+)
+"""Those that look at the signals which goals are measured by, whichever these are."""
+
+GOAL_SIGNALS = frozenset({"goals_reached", "goals_reached_share"}) | GOAL_TARGET_SIGNALS
+"""All that come of goals: no goal is measured by them."""
 
 SCORE_COURSE = frozenset({"score_change_7d", "score_change_28d", "score_trend"})
 """Those that compare the score with its past: they have a step at every day border."""

@@ -97,7 +97,7 @@ class Sessions(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class Records(Rows):
-    """Tickets, payments, milestones or goals.
+    """Tickets, payments or milestones.
 
     ``status_at`` holds per status when it was last taken (NEVER: not seen); ``due_at`` is 00:00 of the due date, or
     NEVER.
@@ -107,6 +107,18 @@ class Records(Rows):
     first_at: Instants
     due_at: Instants
     status_at: Mapping[str, Instants]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goals(Records):
+    """Goals, and what shows how far each has come: ``signal`` by its reference (None: none that can be compared), which
+    is to rise to ``target``, or to fall to it if ``at_most``; ``target`` NaN without a signal. ``name`` is for people.
+    """
+
+    name: Texts
+    signal: Texts
+    target: Floats
+    at_most: Bools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +169,7 @@ class Facts:
     tickets: Records
     payments: Records
     milestones: Records
-    goals: Records
+    goals: Goals
     surveys: Surveys
     sessions: Sessions
     history: History
@@ -165,7 +177,6 @@ class Facts:
     texts: Mapping[str, Texts]
     renewal_at: Instants
     known_from: Mapping[str, Instants]
-    score_28d_ago: Floats
     announced: Mapping[str, Instants] = field(default_factory=dict)
     active_days: ActiveDays = field(default_factory=ActiveDays.none)
     fleet: Fleet = SHIPPED

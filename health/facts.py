@@ -24,7 +24,7 @@ from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.arrays import Bools, Floats, Ints, Texts
-from health.catalogue import SIGNALS, Signal, SignalRef
+from health.catalogue import GOAL_TARGET_SIGNALS, SIGNALS, Signal, SignalRef
 from health.columns import (
     HISTORY_NUMBERS,
     NUMBER_ATTRIBUTES,
@@ -34,6 +34,7 @@ from health.columns import (
     Facts,
     FeatureDays,
     Features,
+    Goals,
     History,
     Records,
     Sessions,
@@ -42,6 +43,7 @@ from health.columns import (
 )
 from health.custom import NONE, CustomSignal
 from health.custom_facts import choose
+from health.goals import comparable, target_of
 from health.instants import DAY, NEVER, Instants, from_us, to_us
 from health.rhythm import Fleet
 from health.signals.table import defined
@@ -92,7 +94,6 @@ SELECT {_PLACE},
   {_bytes("last_login_at", "timestamptz_send", "a.last_login_at")},
   {_bytes("last_activity_at", "timestamptz_send", "a.last_activity_at")},
   {_bytes("last_contact_at", "timestamptz_send", "a.last_contact_at")},
-  {_bytes("score_28d_ago", "float8send", "s.score", "float8send('NaN')")},
   {
     ", ".join(
         f"array_agg(t.{_register(name)}) AS {name}" for name in (*NUMBER_ATTRIBUTES, *TEXT_ATTRIBUTES, "renewal_on")
@@ -102,10 +103,6 @@ FROM {_WANTED}
 LEFT JOIN accounts a USING (account_id)
 LEFT JOIN health h USING (account_id)
 LEFT JOIN account_attributes t USING (account_id)
-LEFT JOIN LATERAL (
-  SELECT score FROM score_history WHERE score_history.account_id = wanted.account_id AND day <= CAST(:score_day AS date)
-  ORDER BY day DESC LIMIT 1
-) s ON true
 """)
 
 _MONTHS = text(f"""
@@ -161,6 +158,9 @@ _KINDS = ", ".join(
 _RECORDS = text(f"""
 SELECT {_PLACE}, array_agg(r.kind) AS kind, array_agg(r.{_register("status")}) AS status,
   array_agg(r.{_register("due_on")}) AS due_on,
+  array_agg(CASE WHEN r.kind = 'goal' THEN coalesce(r.{_register("name")}, r.record_id) END) AS name,
+  array_agg(CASE WHEN r.kind = 'goal' THEN r.{_register("signal")} END) AS signal,
+  array_agg(CASE WHEN r.kind = 'goal' THEN r.{_register("target")} END) AS target,
   string_agg(timestamptz_send(r.first_at), '') AS first_at,
   {_bytes("status_at", "int8send", f"(r.{_register('status', 't')})::int8")},
   {", ".join(_bytes(f"at_{n}", "int8send", f"(r.fields->k.s{n}->>'t')::int8") for n in range(4))}
@@ -170,6 +170,11 @@ JOIN (VALUES {_KINDS}) AS k(kind, s0, s1, s2, s3) ON k.kind = r.kind
 WHERE r.kind = ANY(CAST(:kinds AS text[])) AND (
   r.kind IN ('milestone', 'goal') OR r.last_at >= CAST(:since AS timestamptz)
   OR r.{_register("status")} IN ('open', 'pending', 'failed', 'overdue'))
+""")
+
+_GOAL_SIGNALS = text(f"""
+SELECT DISTINCT r.{_register("signal")} AS signal FROM records r
+WHERE r.account_id = ANY(CAST(:ids AS text[])) AND r.kind = 'goal' AND r.fields ? 'signal' AND r.fields ? 'target'
 """)
 
 _SURVEYS = text(f"""
@@ -272,6 +277,8 @@ async def read(
     for a naive ``now``.
     """
     names = {SignalRef(name) for name in custom} | ALL_REFS if refs is None else set(refs)
+    if any(ref.name in GOAL_TARGET_SIGNALS for ref in names):
+        names |= await _goal_signals(conn, account_ids, custom)
     wanted = Wanted.of([defined(ref, custom) for ref in names])
     in_use = {ref.name: custom[ref.name] for ref in names if ref.name in custom}
     reading = _Reading(conn, list(account_ids), now, wanted)
@@ -294,7 +301,7 @@ async def read(
         tickets=_records(records, "ticket"),
         payments=_records(records, "payment"),
         milestones=_records(records, "milestone"),
-        goals=_records(records, "goal"),
+        goals=_goals(records, custom),
         surveys=_surveys(await reading.surveys()),
         sessions=_sessions(await reading.sessions()),
         history=_numbers(await reading.numbers()),
@@ -303,6 +310,15 @@ async def read(
         custom=MappingProxyType(in_use),
         chosen={name: await reading.chosen(signal) for name, signal in in_use.items()},
     )
+
+
+async def _goal_signals(
+    conn: AsyncConnection, ids: Sequence[str], custom: Mapping[str, CustomSignal]
+) -> set[SignalRef]:
+    """The signals that the goals of these accounts are measured by: they are computed, too, so their facts are
+    read."""
+    named = (await conn.scalars(_GOAL_SIGNALS, {"ids": list(ids)})).all()
+    return {ref for name in named if (ref := comparable(name, custom)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,8 +364,7 @@ class _Reading:
         self._recent = {"ids": ids, "since": from_us(self.first_us)}
 
     async def accounts(self) -> Row:
-        score_day = self._today - timedelta(days=28)
-        return await _one(self._conn, _ACCOUNTS, {"ids": self.ids, "score_day": score_day})
+        return await _one(self._conn, _ACCOUNTS, {"ids": self.ids})
 
     async def active_days(self) -> ActiveDays:
         first = (self._today - timedelta(days=RHYTHM_DAYS)).replace(day=1)
@@ -492,7 +507,6 @@ def _account_columns(row: Row) -> dict[str, Any]:
     return {
         **times,
         "start": start,
-        "score_28d_ago": _float64(row["score_28d_ago"])[order],
         "numbers": {name: np.array([_number(v) for v in row[name] or ()])[order] for name in NUMBER_ATTRIBUTES},
         "texts": {name: _object(row[name])[order] for name in TEXT_ATTRIBUTES},
         "renewal_at": renewal[order],
@@ -569,6 +583,21 @@ def _records(row: Row, kind: str) -> Records:
         first_at=_time(row["first_at"])[chosen],
         due_at=np.array([_date(value) for value in _object(row["due_on"])[chosen]], dtype=np.int64),
         status_at=status_at,
+    )
+
+
+def _goals(row: Row, custom: Mapping[str, CustomSignal]) -> Goals:
+    chosen = np.flatnonzero(_object(row["kind"]) == "goal")
+    chosen = chosen[np.argsort(_int32(row["place"])[chosen], kind="stable")]
+    named = zip(_object(row["signal"])[chosen], _object(row["target"])[chosen], strict=True)
+    found = [(comparable(signal, custom), target_of(target)) for signal, target in named]
+    measured = [(str(ref), target) if ref is not None and target is not None else None for ref, target in found]
+    return Goals(
+        **vars(_records(row, "goal")),
+        name=_object(row["name"])[chosen],
+        signal=_object([each and each[0] for each in measured]),
+        target=np.array([math.nan if each is None else each[1].value for each in measured], dtype=np.float64),
+        at_most=np.array([each is not None and each[1].at_most for each in measured], dtype=np.bool_),
     )
 
 

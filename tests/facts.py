@@ -15,6 +15,7 @@ from health.columns import (
     Facts,
     FeatureDays,
     Features,
+    Goals,
     History,
     Records,
     Sessions,
@@ -32,6 +33,10 @@ class Record:
     taken: Mapping[str, datetime]
     due_on: date | None = None
     first_at: datetime | None = None
+    name: str = ""
+    signal: str | None = None
+    target: float | None = None
+    at_most: bool = False
 
     @property
     def status(self) -> str:
@@ -59,7 +64,6 @@ class Account:
     history: Mapping[str, Sequence[tuple[datetime, float]]] = field(default_factory=dict)
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     renewal_on: date | None = None
-    score_28d_ago: float | None = None
 
 
 def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92, fleet: Fleet = SHIPPED) -> Facts:
@@ -97,7 +101,7 @@ def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92, fleet: 
         tickets=_records([a.tickets for a in accounts], ("open", "pending", "solved", "closed")),
         payments=_records([a.payments for a in accounts], ("failed", "overdue", "paid", "refunded")),
         milestones=_records([a.milestones for a in accounts], ("planned", "reached")),
-        goals=_records([a.goals for a in accounts], ("set", "reached", "dropped")),
+        goals=_goals([a.goals for a in accounts]),
         surveys=Surveys(
             account=_places([a.surveys for a in accounts]),
             at=_times([at for a in accounts for at, _ in sorted(a.surveys, key=lambda answer: answer[0])]),
@@ -114,7 +118,6 @@ def facts(now: datetime, accounts: Sequence[Account], *, days: int = 92, fleet: 
         texts=texts,
         renewal_at=_dates([a.renewal_on for a in accounts]),
         known_from={},
-        score_28d_ago=_floats([a.score_28d_ago for a in accounts]),
         active_days=ActiveDays(
             account=_places([list(a.events) for a in accounts]),
             day=np.array([now_us // DAY - ago for a in accounts for ago in sorted(a.events, reverse=True)], np.int64),
@@ -166,4 +169,15 @@ def _records(per_account: Sequence[Sequence[Record]], statuses: Sequence[str]) -
         first_at=_times([record.first_at or min(record.taken.values()) for record in rows]),
         due_at=_dates([record.due_on for record in rows]),
         status_at={status: _times([record.taken.get(status) for record in rows]) for status in statuses},
+    )
+
+
+def _goals(per_account: Sequence[Sequence[Record]]) -> Goals:
+    rows = [record for records in per_account for record in records]
+    return Goals(
+        **vars(_records(per_account, ("set", "reached", "dropped"))),
+        name=np.array([record.name for record in rows] + [None], dtype=object)[:-1],
+        signal=np.array([record.signal for record in rows] + [None], dtype=object)[:-1],
+        target=_floats([record.target for record in rows]),
+        at_most=np.array([record.at_most for record in rows], dtype=np.bool_),
     )

@@ -16,7 +16,7 @@ from health.columns import Facts
 from health.custom import CustomSignal
 from health.gaps import Observed
 from health.instants import Instants, to_us
-from health.signals import activity, adoption, champion, commercial, onboarding, rhythm, support
+from health.signals import activity, adoption, champion, commercial, goals, onboarding, rhythm, support
 from health.signals.custom import definition as of_configuration
 from health.signals.view import Definition, View
 
@@ -27,6 +27,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     **commercial.SIGNALS,
     **support.SIGNALS,
     **onboarding.SIGNALS,
+    **goals.SIGNALS,
     **rhythm.SIGNALS,
 }
 """Every signal of the catalogue but those of the score."""
@@ -63,23 +64,40 @@ def compute(
     view = View(facts, _instants(facts, at), observed)
     columns: dict[str, npt.NDArray[Any]] = {}
     incomplete: dict[str, Bools] = {}
+    nothing = np.zeros(view.t.shape, dtype=np.bool_)
+
+    def other(name: str) -> tuple[npt.NDArray[Any], Bools]:
+        if name not in found:
+            found[name] = _one(view, SignalRef.parse(name))
+        values, unseen = found[name]
+        return values, nothing if unseen is None else unseen
+
+    found: dict[str, tuple[npt.NDArray[Any], Bools | None]] = {}
+    view.other = other
     for ref in dict.fromkeys(refs):
-        signal, definition = defined(ref, facts.custom)
-        if definition is None:
-            text = signal.type == "text"
-            columns[str(ref)] = np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64)
-            continue
-        values = definition.values(view, ref.argument)
-        if definition.window_days is not None:
-            unseen = view.incomplete(definition.window_days)
-            for days, before in definition.earlier:
-                unseen = unseen | view.incomplete(days, before=before)
-            incomplete[str(ref)] = unseen
-            values = np.where(unseen, np.nan, values)
-        elif signal.absence:
-            incomplete[str(ref)] = np.full(view.t.shape, observed.through is None)
+        other(str(ref))
+        values, unseen = found[str(ref)]
         columns[str(ref)] = values
+        if unseen is not None:
+            incomplete[str(ref)] = unseen
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
+
+
+def _one(view: View, ref: SignalRef) -> tuple[npt.NDArray[Any], Bools | None]:
+    """The values of a signal and, where that can be, whether they are unknown for want of observation; both (A, T)."""
+    signal, definition = defined(ref, view.facts.custom)
+    if definition is None:
+        text = signal.type == "text"
+        return np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64), None
+    values = definition.values(view, ref.argument)
+    if definition.window_days is not None:
+        unseen = view.incomplete(definition.window_days)
+        for days, before in definition.earlier:
+            unseen = unseen | view.incomplete(days, before=before)
+        return np.where(unseen, None if signal.type == "text" else np.nan, values), unseen
+    if definition.unseen is not None:
+        return values, definition.unseen(view)
+    return values, np.full(view.t.shape, view.observed.through is None) if signal.absence else None
 
 
 def defined(ref: SignalRef, custom: Mapping[str, CustomSignal]) -> tuple[Signal, Definition | None]:

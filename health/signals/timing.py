@@ -44,6 +44,9 @@ def steps(
     found: list[Pairs] = []
     zoned = False
     accounts = np.arange(len(facts))
+    refs = dict.fromkeys(refs)
+    if _of_goals(facts, refs):
+        refs |= dict.fromkeys(_measures(facts))
     for ref, definition in _timed(facts, refs):
         if definition is None or (definition.borders is not None and not definition.zoned):
             found.append(_each(accounts, _borders(first, last)))
@@ -86,25 +89,52 @@ def next_change(
     if spread_borders:
         work = spread_us(facts.account_ids)
         border, own_border = border + work, own_border + work
-    for ref, definition in _timed(facts, refs):
-        if definition is None:
-            np.minimum(soonest, border, out=soonest)
-            continue
-        if definition.origins is not None:
-            in_force = definition.origins(facts, ref.argument)[0]
-            crossing = _next_crossing(in_force, now_us, observed if definition.observed else None)
-            np.minimum(soonest, crossing, out=soonest)
-        if definition.borders is not None:
-            soonest = np.minimum(
-                soonest,
-                np.where(definition.borders(facts, observed), own_border if definition.zoned else border, ENDLESS),
-            )
-        if definition.instants is not None:
-            account, at = definition.instants(facts, ref.argument)
-            np.minimum.at(soonest, account, np.where(at > now_us, at, ENDLESS))
+    refs = dict.fromkeys(refs)
+    for definition_of in _timed(facts, refs):
+        np.minimum(soonest, _soonest(facts, now_us, definition_of, observed, border, own_border), out=soonest)
+    if _of_goals(facts, refs):
+        has_goals = np.zeros(len(facts), dtype=np.bool_)
+        has_goals[facts.goals.account[np.isfinite(facts.goals.target)]] = True
+        for definition_of in _timed(facts, _measures(facts)):
+            at = _soonest(facts, now_us, definition_of, observed, border, own_border)
+            np.minimum(soonest, np.where(has_goals, at, ENDLESS), out=soonest)
     for at in facts.announced.values():  # whatever the rules name: lists and owners change, too
         soonest = np.minimum(soonest, np.where(at > now_us, at, ENDLESS))
     return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
+
+
+def _soonest(
+    facts: Facts,
+    now: int,
+    timed: tuple[SignalRef, Definition | None],
+    observed: Observed,
+    border: Instants,
+    own_border: Instants,
+) -> Instants:
+    """When one signal may change next, ENDLESS for never. (A,)."""
+    ref, definition = timed
+    if definition is None:
+        return border
+    soonest = np.full(len(facts), ENDLESS, dtype=np.int64)
+    if definition.origins is not None:
+        in_force = definition.origins(facts, ref.argument)[0]
+        np.minimum(soonest, _next_crossing(in_force, now, observed if definition.observed else None), out=soonest)
+    if definition.borders is not None:
+        days = own_border if definition.zoned else border
+        np.minimum(soonest, np.where(definition.borders(facts, observed), days, ENDLESS), out=soonest)
+    if definition.instants is not None:
+        account, at = definition.instants(facts, ref.argument)
+        np.minimum.at(soonest, account, np.where(at > now, at, ENDLESS))
+    return soonest
+
+
+def _of_goals(facts: Facts, refs: Iterable[SignalRef]) -> bool:
+    return any(definition is not None and definition.of_goals for _, definition in _timed(facts, refs))
+
+
+def _measures(facts: Facts) -> list[SignalRef]:
+    """The signals by which goals of these accounts are measured."""
+    return [SignalRef.parse(name) for name in dict.fromkeys(facts.goals.signal.tolist()) if name is not None]
 
 
 def _timed(facts: Facts, refs: Iterable[SignalRef]) -> Iterator[tuple[SignalRef, Definition | None]]:

@@ -33,7 +33,8 @@ class Definition:
     ``borders`` (A,), whether day borders can change it, those of the account's own days if ``zoned``; ``instants`` of
     single rows, as (account, instant) pairs. ``window_days``: it looks at that many days, and is unknown if a gap
     touches them; or the ``earlier`` windows, each (days, how many days before). ``reach_days``: how far back else it
-    looks; the facts must go back as far.
+    looks; the facts must go back as far. ``unseen``: where it is unknown for want of observation in another way.
+    ``of_goals``: it also changes when a signal does by which a goal is measured.
     """
 
     values: Callable[[View, str | None], npt.NDArray[Any]]
@@ -45,6 +46,8 @@ class Definition:
     window_days: int | None = None
     earlier: tuple[tuple[int, int], ...] = ()
     reach_days: int = 0
+    unseen: Callable[[View], Bools] | None = None
+    of_goals: bool = False
 
 
 class View:
@@ -59,6 +62,9 @@ class View:
         self.at_border = t == self.day_us
         self.day = (self.day_us - facts.first_day_us) // DAY
         self.exists = (facts.start != NEVER)[:, None] & (t != NEVER)
+        self.other: Callable[[str], tuple[npt.NDArray[Any], Bools]] = _nothing
+        """Another signal by its reference: its values, and where they are unknown because time was not observed; both
+        (A, T). ``compute`` gives it."""
 
     @cached_property
     def date(self) -> Ints:
@@ -127,6 +133,10 @@ class View:
             return np.ones(self.t.shape, dtype=np.bool_)
         stands: Bools = self.t >= known_from[:, None]
         return stands
+
+
+def _nothing(ref: str) -> tuple[npt.NDArray[Any], Bools]:
+    raise LookupError(f"{ref}: this view is not of a computation")
 
 
 def running(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -224,6 +234,14 @@ def started(facts: Facts, _: Observed) -> Bools:
     """For ``borders``: every account that has begun."""
     begun: Bools = facts.start != NEVER
     return begun
+
+
+def some_due(facts: Facts, records: Records, status: str) -> Bools:
+    """For ``borders``: who has a record in this status whose due date is to come, or has just passed. (A,)."""
+    ahead = (records.due_at != NEVER) & (records.due_at >= facts.today_us - 2 * DAY)
+    found = np.zeros(len(facts), dtype=np.bool_)
+    found[records.account[ahead & (records.status == status)]] = True
+    return found
 
 
 def lively_within(days: int) -> Callable[[Facts, Observed], Bools]:

@@ -28,7 +28,6 @@ from health.tables import (
     health,
     record_events,
     records,
-    score_history,
     user_months,
 )
 
@@ -143,17 +142,17 @@ async def store(engine: AsyncEngine) -> None:
                 record("acme", "milestone", "live", {"planned": ago(50)}, due_on="2025-02-20"),
                 record("acme", "milestone", "kickoff", {"reached": ago(95)}),
                 record("acme", "goal", "g1", {"set": ago(50), "reached": ago(5)}),
+                record("acme", "goal", "g2", {"set": ago(20)}, due_on="2025-04-01", signal="seat_utilisation",
+                       target="80 %"),
+                record("acme", "goal", "g3", {"set": ago(40)}, due_on="2025-03-12", signal="active_users_28d",
+                       target=8, name="全員で利用"),
+                record("acme", "goal", "g4", {"dropped": ago(40)}, signal="hours_saved", target=8),
                 record("acme", "session", "w1", {"held": ago(3)}),
                 record("acme", "session", "w2", {"held": ago(60)}),
                 record("acme", "survey", "s1", {"given": ago(200)}, survey="nps", score=3),
                 record("acme", "survey", "s2", {"given": ago(12)}, survey="csat", score=5),
             ],
         )
-        await conn.execute(
-            score_history.insert(),
-            [{"account_id": "acme", "day": (NOW - timedelta(days=days)).date(), "score": score, "scorecard": "x@1"}
-             for days, score in ((30, 61.5), (29, 62.5), (27, 10.0))],
-        )  # fmt: skip
 
 
 async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
@@ -182,12 +181,12 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
         "hours_to_resolve_90d": 7 * 24, "nps_last": 3, "nps_detractor": 1, "csat_last": 5, "days_since_survey": 12,
         "days_since_contact": 100, "business_days_since_contact": 66, "sessions_attended_28d": 1,
         "sessions_attended_90d": 2, "days_since_start": 100, "onboarding_day": None, "milestones_done": 1,
-        "onboarding_overdue_milestones": 1, "goals_reached": 1, "goals_reached_share": 1,
-        "goals_on_track": 1,
+        "onboarding_overdue_milestones": 1, "goals_reached": 1, "goals_reached_share": 1 / 3,
+        "goals_progress": (1 + 0.5 / 0.8 + 2 / 8) / 3, "goals_on_track": 2 / 3, "goals_behind": 1, "goals_overdue": 0,
+        "goal_most_behind": "全員で利用: active_users_28d 2 (≥ 8)", "lifecycle_stage": "renewal",
         **dict.fromkeys(SCORE_SIGNALS),
     }  # fmt: skip
     assert facts.texts["name"][1] == "Acme 株式会社"
-    assert facts.score_28d_ago[1] == 62.5
     sparse = compute(facts, [NOW], refs, OBSERVED)
     assert sparse.row(0)["days_since_login"] == 30
     assert sparse.row(0)["days_since_contact"] == 2
@@ -211,7 +210,6 @@ async def test_nothing_stored_and_nothing_asked(engine: AsyncEngine) -> None:
         unknown = await facts_door.read(conn, ["x"], now=NOW)
     assert len(empty) == 0
     assert unknown.events.shape == (1, 364 + 28 + facts_door.LOOK_BACK_DAYS)
-    assert np.isnan(unknown.score_28d_ago[0])
 
 
 async def test_only_what_the_signals_need_is_read(engine: AsyncEngine) -> None:

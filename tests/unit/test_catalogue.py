@@ -45,7 +45,8 @@ def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
     definition = DEFINITIONS[name]
     looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
     others = {"feature_used", "features_never_used", "silence_ratio", "usual_pause", "pause_tail"}
-    assert SIGNALS[name].absence == (looks_back or name in others or name.startswith("business_days_since"))
+    elsewhere = name in others or name.startswith("business_days_since") or definition.unseen is not None
+    assert SIGNALS[name].absence == (looks_back or elsewhere)
 
 
 @pytest.mark.parametrize("name", sorted(DEFINITIONS))
