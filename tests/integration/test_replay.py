@@ -208,11 +208,13 @@ async def test_a_planted_difference_is_found_and_mended(road: Road, source: Sour
         "INSERT INTO features (account_id, feature, first_at, last_at, quantity) "
         "VALUES ('acme-4', 'phantom', now(), now(), 1)"
     )
+    await road.run("UPDATE accounts SET sources = -1 WHERE account_id = 'acme-5'")  # as an upgrade from 0002 leaves it
     await road.run("TRUNCATE touched")
     before = await road.scalar(select(accounts.c.version).where(accounts.c.account_id == "acme-1"))
     report = await road.replay(source=source)
     assert unlike(report) == {
-        ("accounts", "events"), ("account_attributes", "fields"), ("record_events", None), ("features", None)
+        ("accounts", "events"), ("accounts", "sources"), ("account_attributes", "fields"), ("record_events", None),
+        ("features", None),
     }  # fmt: skip
     found = next(d for d in report.comparison.shown if d.table == "accounts")
     assert found.key == {"account_id": "acme-1"}
@@ -222,7 +224,7 @@ async def test_a_planted_difference_is_found_and_mended(road: Road, source: Sour
     asked = utc_now()
     swapped = (await road.replay(source=source, swap=True)).swapped
     assert swapped is not None
-    assert swapped.accounts == ("acme-1", "acme-2", "acme-3", "acme-4")
+    assert swapped.accounts == ("acme-1", "acme-2", "acme-3", "acme-4", "acme-5")
     assert (await road.replay(source=source)).comparison.equal
     async with road.engine.connect() as conn:
         rows = {row.account_id: row for row in await conn.execute(select(accounts))}
@@ -235,6 +237,7 @@ async def test_a_planted_difference_is_found_and_mended(road: Road, source: Sour
     assert rows["acme-1"].version == before + 1
     assert [(row.account_ids, row.urgent) for row in queue] == [(list(swapped.accounts), False)]
     assert set(epochs) == {1}
+    assert rows["acme-5"].sources == rows["acme-1"].sources != -1
 
 
 async def test_accounts_alone_are_rebuilt_and_mended(road: Road) -> None:
