@@ -7,16 +7,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
 import structlog
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from alerts import reevaluation
 from alerts.activation import activate, newest_version
-from alerts.doors import EVERYBODY
 from alerts.ingestion import Operations, tell_operations
 from alerts.people import read_people
 from alerts.routing import Channels, Person
@@ -28,7 +27,6 @@ from health.catalogue import SIGNALS, SignalRef
 from health.gaps import Observed
 from health.rhythm import SHIPPED, Fleet
 from health.scorecards import Scorecards
-from health.tables import touched
 from health.yamlfile import FileError
 
 log = structlog.get_logger("kizashi.evaluator")
@@ -65,11 +63,15 @@ Cadences = Callable[[], Mapping[str, timedelta]]
 """How often each source delivers that does not send as things happen; raises FileError."""
 
 
+class Superseded(Exception):
+    """Another evaluator has put a newer rulebook to work: nothing may be evaluated by ours any more."""
+
+
 class ContextSource:
     """Hands out the context. ``refresh`` re-reads what changes rarely, ``read`` what each batch must know afresh.
 
-    Rule and scorecard files are watched; a bad file leaves the running ones. A change re-evaluates everybody through
-    the everyone-marker, page by page.
+    Rule and scorecard files are watched; a bad file leaves the running ones. A change begins a round of
+    ``reevaluation``.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class ContextSource:
         self._activated_at: Mapping[str, datetime] = {}
         self._people: Mapping[str, Person] = {}
         self._fleet = SHIPPED
-        self._fleet_day: date | None = None
+        self._kept_fleet: fleet.Kept | None = None
         self._refreshed_at: datetime | None = None
         self._guarded_at: datetime | None = None
 
@@ -118,9 +120,7 @@ class ContextSource:
         await asyncio.to_thread(self._reload)
         async with self._engine.begin() as conn:
             self._people = await read_people(conn)
-            if self._fleet_day != now.date():
-                self._fleet = await fleet.current(conn, now)
-                self._fleet_day = now.date()
+            await self._read_fleet(conn, now)
             version = f"{self._watcher.book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
@@ -136,9 +136,24 @@ class ContextSource:
         self._version = version
         self._refreshed_at = now
 
+    async def _read_fleet(self, conn: AsyncConnection, now: datetime) -> None:
+        """The newest that was kept: until a day is closed, the one before it."""
+        newest = await fleet.newest(conn, now)
+        if newest is not None and newest != self._kept_fleet:
+            self._fleet = await fleet.of_day(conn, newest.day)
+            self._kept_fleet = newest
+
     async def read(self, conn: AsyncConnection, now: datetime) -> Context:
-        """The context of one batch, in its transaction: what was observed is read anew."""
+        """The context of one batch, in its transaction and once its accounts are locked: what was observed is read
+        anew. Raises Superseded.
+
+        The round comes first: whoever has read its number then sees all that it began for.
+        """
+        number = await reevaluation.newest(conn)
+        if await newest_version(conn) != self._version:
+            raise Superseded
         return Context(
+            round=number,
             rulebook=self._watcher.book,
             scorecards=self._cards,
             activated_at=self._activated_at,
@@ -176,7 +191,7 @@ class ContextSource:
             log.info("a gap has ended", source=source, reason=reason)
         await tell_operations(conn, self._operations(), await observing.read(conn, through, now), report.lost, now)
         if report.changed:
-            await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
+            await reevaluation.begin(conn, "observed", now)
 
     def _reload(self) -> None:
         problems: list[str] = []
@@ -205,4 +220,4 @@ class ContextSource:
         if changed and self._on_rules is not None:
             await self._on_rules(conn, before, version, now)
         if changed:
-            await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=now))
+            await reevaluation.begin(conn, "rules", now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,11 +17,13 @@ from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from alerts import doors, metrics
-from alerts.context import Context, ContextSource
+from alerts import doors, metrics, sweeping
+from alerts.context import Context, ContextSource, Superseded
 from alerts.doors import Work
 from alerts.evaluation import Outcome, evaluate
+from alerts.reevaluation import Reevaluation
 from alerts.ticks import is_time
+from health import fleet
 from health.tables import health
 
 log = structlog.get_logger("kizashi.evaluator")
@@ -29,6 +31,8 @@ log = structlog.get_logger("kizashi.evaluator")
 Clock = Callable[[], datetime]
 Door = Callable[[AsyncConnection], Awaitable[Work]]
 
+CLOSING_SECONDS = 60.0
+"""How often it is asked whether a day is to be closed."""
 IDLE_SECONDS = 0.2
 """Pause when no door had work: bounds what polling adds to the time from an event to its alert."""
 BROKEN_RETRY = timedelta(hours=1)
@@ -46,6 +50,11 @@ class Evaluator:
     batch: int = 500
     coalesce: timedelta = timedelta(seconds=5)
     sweep_every: timedelta = timedelta(seconds=60)
+    reevaluate_per_second: float = 1000.0
+    _everybody: Reevaluation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._everybody = Reevaluation(rate=self.reevaluate_per_second)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. A database that is away is waited for."""
@@ -65,8 +74,9 @@ class Evaluator:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause)
 
-    async def step(self) -> int:
-        """One batch from each door; returns how many accounts were evaluated."""
+    async def step(self, *, paced: bool = True) -> int:
+        """One batch from each door; returns how many accounts were evaluated. Not ``paced``: a re-evaluation goes as
+        fast as it can."""
         await self.context.refresh(self.clock())
         if self.context.superseded:
             return 0
@@ -75,53 +85,105 @@ class Evaluator:
             "due": lambda conn: doors.take_due(conn, self.clock(), self.batch),
             "everyone": lambda conn: doors.take_everyone(conn, self.batch),
         }
-        total, problem = 0, None
+        total, problem, crowded = 0, None, False
         for name, door in ways.items():
             try:
-                total += await self._through(name, door)
+                worked = await self._through(name, door)
+                crowded |= worked >= self.batch
+                total += worked
             except AWAY as error:  # one door's trouble must not shut the others
                 problem = error
         if problem is not None:
             raise problem
-        return total
+        return total + await self._reevaluate(paced=paced, crowded=crowded)
 
     async def sweep(self) -> int:
-        """The safety net under both doors."""
+        """A slice of the safety net under both doors."""
         if self.context.superseded:
             return 0
-        before = self.clock() - self.sweep_every / 2
-        missed = await self._through("sweep", lambda conn: doors.take_missed(conn, before, self.batch))
-        metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
-        return missed
+        now = self.clock()
+        async with self.engine.begin() as conn:
+            keys = await sweeping.take_turn(conn, self.sweep_every, now)
+        before, total = now - self.sweep_every / 2, 0
+        while keys > 0:
+            keys, missed = await self._sweep_part(before, keys)
+            total += missed
+            metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
+        return total
+
+    async def _sweep_part(self, before: datetime, keys: int) -> tuple[int, int]:
+        """(keys left, accounts found)."""
+        left = 0
+
+        async def door(conn: AsyncConnection) -> Work:
+            nonlocal left
+            part = await sweeping.take_missed(conn, before, keys, self.batch, self.clock())
+            left = part.left
+            return part.work
+
+        return left, await self._through("sweep", door)
 
     async def drain(self) -> int:
         """Until no door has work at this instant; for tests, the demo's start and imports. Returns evaluations."""
         total = 0
-        while worked := await self.step():
+        while worked := await self.step(paced=False):
             total += worked
         return total
 
     async def _through(self, name: str, door: Door) -> int:
-        async with self.engine.connect() as conn, conn.begin():
-            work = await door(conn)
-            if not work.found:
-                return 0
-            outcomes = await self._evaluate(conn, name, work)
+        try:
+            async with self.engine.connect() as conn, conn.begin():
+                work = await door(conn)
+                if not work.found:
+                    return 0
+                outcomes = await self._evaluate(conn, name, work)
+        except Superseded:
+            self.context.superseded = True
+            return 0
         self._measure(name, work, outcomes)
         return max(1, len(work.account_ids))
 
-    async def _evaluate(self, conn: AsyncConnection, door: str, work: Work) -> list[Outcome]:
+    async def _reevaluate(self, *, paced: bool, crowded: bool) -> int:
+        """A page of the round that goes on, when it is time for one."""
+        async with self.engine.begin() as conn:
+            current = await self._everybody.due(conn, self.clock(), paced=paced, crowded=crowded)
+        if current is None:
+            return 0
+        try:
+            async with self.engine.connect() as conn, conn.begin():
+                work, page = await self._everybody.take(conn, current, self.batch)
+                outcomes = await self._evaluate(conn, "round", work, before_round=current.number)
+                done = sum(outcome.accounts for outcome in outcomes)
+                await self._everybody.settle(conn, current, page, done, self.clock())
+        except Superseded:
+            self.context.superseded = True
+            return 0
+        self._measure("round", work, outcomes)
+        self._everybody.settled(current, page, done, self.clock())
+        return max(1, len(work.account_ids))
+
+    async def _evaluate(
+        self, conn: AsyncConnection, door: str, work: Work, *, before_round: int | None = None
+    ) -> list[Outcome]:
+        """``before_round``: only accounts last evaluated under an older one."""
         if not work.account_ids:
             return []
         now = self.clock()
-        evaluated_at = await doors.lock_accounts(conn, work.account_ids, now)
+        last = await doors.lock_accounts(conn, work.account_ids, now)
         account_ids = work.account_ids
-        if door != "due":
-            account_ids, recent = doors.split_recent(work, evaluated_at, now, self.coalesce)
+        if before_round is not None:
+            account_ids = [each for each in account_ids if each in last and last[each].round < before_round]
+        elif door != "due":
+            account_ids, recent = doors.split_recent(work, last, now, self.coalesce)
             await doors.postpone(conn, recent, now + self.coalesce, min(work.arrivals, default=None))
         if not account_ids:
             return []
         context = await self.context.read(conn, now)
+        if before_round is None:
+            known = (last[each] for each in account_ids if each in last)
+            self._everybody.caught_up += sum(
+                one.evaluated_at is not None and one.round < context.round for one in known
+            )
         oldest = min(work.arrivals, default=None)
         outcomes: list[Outcome] = []
         for observed, some in await doors.by_sources(conn, account_ids, context.observed):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -40,7 +40,10 @@ NEWCOMERS: Final = len(BUCKET_BORDERS) + 1
 """The bucket of accounts with less than two active days."""
 BUCKETS: Final = NEWCOMERS + 1
 RECENT_DAYS: Final = 28
+RECENT_DAYS_OF_SLOW: Final = 112
+"""Of a product whose accounts come once or twice a month, or less."""
 CLOCK_DAYS: Final = 56
+CLOCK_PRIOR: Final = 10.0
 CLOCK_LIMITS: Final = (0.1, 2.0)
 """A day counts at least and at most so much: a day of no traffic at all is not to stop the clock for good."""
 TAIL_WEIGHT, AGE_WEIGHT, RECENT_WEIGHT = 0.48, -0.36, -0.67
@@ -97,19 +100,22 @@ class Clock:
         return Clock(first=first, passed=self.at(days[:1]) + np.cumsum(np.diff(self.at(days)) * share))
 
 
-def population_clock(active_accounts: Ints, first: int) -> Clock:
-    """From how many accounts were active on each of D days from day ``first`` on.
+def population_clock(active: Ints, standing: Ints, first: int) -> Clock:
+    """From how many accounts were ``active``, of how many ``standing``, on each of D days from day ``first`` on.
 
-    A day counts its number against the mean of the CLOCK_DAYS days before it; the first of them count in full. A steady
-    weekly pattern, like quiet Sundays, moves the clock as well: a Sunday's silence says less than a Monday's.
+    A day counts its active share against that of the CLOCK_DAYS days before it; the first of them count in full. Shares,
+    so that newly won accounts do not hurry the clock. A steady weekly pattern, like quiet Sundays, moves it as well: a
+    Sunday's silence says less than a Monday's. Where few are active on a day their number says little, and least of all
+    may an account stop the clock by its own silence: CLOCK_PRIOR accounts that are as active as ever are counted with
+    them.
     """
-    totals = np.concatenate([[0.0], np.cumsum(active_accounts, dtype=np.float64)])
-    days = np.arange(len(active_accounts))
+    actives = np.concatenate([[0.0], np.cumsum(active, dtype=np.float64)])
+    stood = np.concatenate([[0.0], np.cumsum(standing, dtype=np.float64)])
+    days = np.arange(len(active))
     begin = np.maximum(days - CLOCK_DAYS, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        usual = (totals[days] - totals[begin]) / (days - begin)
-        share = np.where((days < CLOCK_DAYS) | (usual <= 0), 1.0, active_accounts / usual)
-    return Clock(first=first, passed=np.cumsum(np.clip(share, *CLOCK_LIMITS)))
+    usual = (actives[days] - actives[begin]) / np.maximum(stood[days] - stood[begin], 1.0)
+    share = (active + CLOCK_PRIOR) / (usual * standing + CLOCK_PRIOR)
+    return Clock(first=first, passed=np.cumsum(np.where(days < CLOCK_DAYS, 1.0, np.clip(share, *CLOCK_LIMITS))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +124,8 @@ class Fleet:
 
     ``tails`` (BUCKETS, H): share of the pauses of that bucket that outlasted 0, 1, 2 … days. ``mean_pause`` in days,
     ``base_rate`` of leaving within 28 days, ``intercept`` the number that makes the mean probability equal to it.
-    ``features`` are those in use: what an account could have used, too.
+    ``recent_days``: over how many days active days are counted. ``features`` are those in use: what an account could
+    have used, too.
     """
 
     tails: Floats
@@ -126,6 +133,7 @@ class Fleet:
     base_rate: float
     intercept: float
     clock: Clock = field(default_factory=Clock.plain)
+    recent_days: int = RECENT_DAYS
     features: tuple[str, ...] = ()
 
 
@@ -168,13 +176,13 @@ SHIPPED: Final = _shipped()
 def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
     """The rhythm of each account at the end of its ``day`` (A,), from what happened until then."""
     seen = active.until(day)
-    spans = _Pauses.of(seen, fleet.clock)
+    spans = Pauses.of(seen, fleet.clock)
     count = np.bincount(seen.account, minlength=len(seen))
-    recent = np.bincount(seen.account[seen.day > day[seen.account] - RECENT_DAYS], minlength=len(seen))
+    recent = np.bincount(seen.account[seen.day > day[seen.account] - fleet.recent_days], minlength=len(seen))
     silence = _silence(seen, count, day, fleet.clock)
     usual = spans.usual(fleet.mean_pause)
     own, weight = spans.outlasting(silence)
-    bucket = np.where(count < 2, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, usual))
+    bucket = np.where(count < 2, NEWCOMERS, bucket_of(usual))
     tail = (PRIOR_TAIL * _tail(fleet.tails, bucket, silence) + own) / (PRIOR_TAIL + weight)
     parts = {
         "silence": TAIL_WEIGHT * -np.log(np.maximum(tail, TAIL_FLOOR)),
@@ -196,45 +204,13 @@ def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
     )
 
 
-def learn_fleet(
-    active: DaySets,
-    day: int,
-    *,
-    base_rate: float = DEFAULT_BASE_RATE,
-    clock: Clock | None = None,
-) -> Fleet:
-    """The tails and the mean pause of all accounts up to ``day``, and the intercept for ``base_rate`` at that day.
-
-    Where a bucket has few pauses the tail of all of them stands in, by as many as PRIOR_TAIL.
-    """
-    clock = clock or Clock.plain()
-    closing = np.full(len(active), day, dtype=np.int64)
-    seen = active.until(closing)
-    spans = _Pauses.of(seen, clock)
-    mean = float(spans.length.mean()) if len(spans.length) else DEFAULT_MEAN_PAUSE
-    bucket = np.where(spans.number == 0, NEWCOMERS, np.searchsorted(BUCKET_BORDERS, spans.usual_before(mean)))
-    steps = np.arange(HORIZON_DAYS + 1)
-    everybody = _survival(spans.length, steps, None, 0.0) if len(spans.length) else np.exp(-steps / mean)
-    tails = np.stack([_survival(spans.length[bucket == b], steps, everybody, PRIOR_TAIL) for b in range(BUCKETS)])
-    draft = Fleet(tails=tails, mean_pause=mean, base_rate=base_rate, intercept=0.0, clock=clock)
-    return calibrated(draft, [rhythm(active, closing, draft)])
-
-
-def calibrated(fleet: Fleet, seen: list[Rhythm]) -> Fleet:
-    """With the intercept that makes the mean probability over ``seen`` the fleet's base rate. Bisection to 1e-9."""
-    z = np.concatenate([sum(r.parts.values(), np.zeros(len(r.score))) for r in seen]) if seen else np.zeros(0)
-    low, high = -30.0, 30.0
-    while len(z) and high - low > 1e-9:
-        middle = (low + high) / 2
-        too_low = np.mean(1 / (1 + np.exp(-z - middle))) < fleet.base_rate
-        low, high = (middle, high) if too_low else (low, middle)
-    intercept = (low + high) / 2 if len(z) else float(np.log(fleet.base_rate / (1 - fleet.base_rate)))
-    values: dict[str, Any] = {**vars(fleet), "intercept": intercept}
-    return Fleet(**values)
+def bucket_of(usual: Floats) -> Ints:
+    """The bucket of accounts with such a usual pause, once they have two active days."""
+    return np.searchsorted(BUCKET_BORDERS, usual).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pauses:
+class Pauses:
     """The pauses between active days, P rows ascending by account and time. ``number``: how many came before it;
     ``of`` (A,): how many the account has."""
 
@@ -244,7 +220,7 @@ class _Pauses:
     total: Ints
 
     @classmethod
-    def of(cls, active: DaySets, clock: Clock) -> _Pauses:
+    def of(cls, active: DaySets, clock: Clock) -> Pauses:
         same = active.account[1:] == active.account[:-1]
         account = active.account[1:][same]
         moments = clock.at(active.day)
@@ -270,11 +246,15 @@ class _Pauses:
 
     def usual_before(self, mean: float) -> Floats:
         """The usual pause of each pause's account as it was before it. (P,)."""
-        grown = self.length * DECAY ** -self.number.astype(np.float64)
-        sums = np.cumsum(grown) - grown
-        begin = np.flatnonzero(self.number == 0)
-        length = (sums - np.repeat(sums[begin], self.total[self.total > 0])) * DECAY ** (self.number - 1.0)
-        weight = (1 - DECAY ** self.number.astype(np.float64)) / (1 - DECAY)
+        length, weight = np.zeros(len(self.account)), np.zeros(len(self.account))
+        order = np.argsort(-self.total, kind="stable")
+        number = self.total[order]
+        place = (np.cumsum(self.total) - self.total)[order]
+        # Pause by pause of all accounts at once: sums grown by 1 / DECAY each instead lose all digits in long histories.
+        for step in range(1, int(number[0]) if len(number) else 0):
+            now = place[: np.searchsorted(-number, -step)] + step
+            length[now] = DECAY * length[now - 1] + self.length[now - 1]
+            weight[now] = DECAY * weight[now - 1] + 1
         usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
         return usual
 
@@ -302,11 +282,3 @@ def _tail(tails: Floats, bucket: Ints, silence: Floats) -> Floats:
     part = np.clip(silence - low, 0, 1)
     between: Floats = tails[bucket, low] * (1 - part) + tails[bucket, low + 1] * part
     return between
-
-
-def _survival(lengths: Floats, steps: Ints, everybody: Floats | None, prior: float) -> Floats:
-    longer = len(lengths) - np.searchsorted(np.sort(lengths), steps, side="right")
-    shares: Floats = (
-        longer / len(lengths) if everybody is None else (longer + prior * everybody) / (len(lengths) + prior)
-    )
-    return shares

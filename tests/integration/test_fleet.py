@@ -11,8 +11,8 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from health import facts, fleet
-from health.rhythm import DEFAULT_BASE_RATE, SHIPPED
-from health.tables import account_months, accounts, fleets, record_events
+from health.rhythm import DEFAULT_BASE_RATE, SHIPPED, Fleet
+from health.tables import account_history, account_months, accounts, fleets
 
 NOW = datetime(2025, 6, 18, 14, 30, tzinfo=UTC)
 YESTERDAY = date(2025, 6, 17)
@@ -24,7 +24,8 @@ async def fill(conn: AsyncConnection, count: int, step: int, *, leaving: int = 0
     zeros = [0] * 31
     for n in range(count):
         name = f"{step}-{n:04d}"
-        row = {"account_id": name, "started_at": BEGAN, "first_event_at": BEGAN, "changed_at": NOW}
+        row = {"account_id": name, "started_at": BEGAN, "first_event_at": BEGAN, "last_activity_at": NOW,
+               "changed_at": NOW}  # fmt: skip
         await conn.execute(insert(accounts).values(row))
         masks: dict[date, int] = {}
         for offset in range(n % step, 168, step):
@@ -34,51 +35,137 @@ async def fill(conn: AsyncConnection, count: int, step: int, *, leaving: int = 0
                   for month, mask in masks.items()]  # fmt: skip
         await conn.execute(insert(account_months), months)
         if n < leaving:
-            row = {"account_id": name, "kind": "subscription", "record_id": "main", "at": NOW - timedelta(days=30),
-                   "event_key": f"t:{name}", "data": {"change": "ended"}, "known_at": NOW}  # fmt: skip
-            await conn.execute(insert(record_events).values(row))
+            for status, at in {"active": BEGAN, "ended": BEGAN + timedelta(days=138)}.items():
+                row = {"account_id": name, "attribute": "status", "valid_from": at, "event_key": f"t:{name}:{status}",
+                       "value": status, "known_at": NOW}  # fmt: skip
+                await conn.execute(insert(account_history).values(row))
+
+
+async def current(engine: AsyncEngine, now: datetime = NOW) -> Fleet:
+    """As an evaluator has it: closed if need be, then read."""
+    await fleet.close_day(engine, now)
+    async with engine.connect() as conn:
+        return await fleet.of_day(conn, now.date() - timedelta(days=1))
 
 
 async def test_it_learns_once_a_day_and_keeps_what_it_learnt(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         await fill(conn, 20, 3)
-        learnt = await fleet.current(conn, NOW)
-        assert learnt.mean_pause == pytest.approx(3, abs=0.2)
-        assert learnt.base_rate == DEFAULT_BASE_RATE, "no cancellation was ever recorded"
-        await fill(conn, 20, 10)
-        same = await fleet.current(conn, NOW + timedelta(hours=9))
-        assert same.mean_pause == learnt.mean_pause
-        other = await fleet.current(conn, NOW + timedelta(hours=10))
-        assert other.mean_pause > learnt.mean_pause + 1
+    assert await fleet.close_day(engine, NOW)
+    learnt = await current(engine)
+    assert learnt.mean_pause == pytest.approx(3, abs=0.2)
+    assert learnt.base_rate == DEFAULT_BASE_RATE, "no cancellation was ever recorded"
+    async with engine.begin() as conn:
+        await fill(conn, 15, 10)
+    assert not await fleet.close_day(engine, NOW + timedelta(hours=9)), "the day is closed"
+    assert (await current(engine, NOW + timedelta(hours=9))).mean_pause == learnt.mean_pause
+    other = await current(engine, NOW + timedelta(hours=10))
+    assert other.mean_pause > learnt.mean_pause + 0.7
+    async with engine.begin() as conn:
         assert await conn.scalar(select(func.count()).select_from(fleets)) == 2
+        again = await fleet.of_day(conn, YESTERDAY)
+    assert again.mean_pause == learnt.mean_pause, "a score of that day can be reproduced"
     np.testing.assert_allclose(fleet.of_json(fleet.as_json(other)).tails, other.tails, atol=1e-5)
+
+
+async def test_it_is_learnt_anew_while_a_house_is_filled(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await fill(conn, 4, 3)
+    first = await current(engine)
+    async with engine.begin() as conn:
+        await fill(conn, 40, 10)
+    assert (await current(engine)).mean_pause > first.mean_pause + 2
+    assert not await fleet.close_day(engine, NOW)
 
 
 async def test_recorded_cancellations_move_the_base_rate(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         await fill(conn, 300, 7, leaving=120)
-        learnt = await fleet.learn(conn, YESTERDAY)
-    periods = 300 * 168 / 28
-    assert learnt.base_rate == pytest.approx((120 + 200 * DEFAULT_BASE_RATE) / (periods + 200), rel=0.01)
+        learnt = await fleet.read_base_rate(conn, YESTERDAY)
+    lived = 300 * 168 - 120 * 30
+    assert learnt == pytest.approx((120 + 200 * DEFAULT_BASE_RATE) / (lived / 28 + 200), rel=0.01)
 
 
-async def test_an_empty_house_has_the_shipped_fleet(engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("page", [2, 7, 20_000])
+async def test_who_left_and_who_merely_was_no_customer(
+    engine: AsyncEngine, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a year of 168 days, counted up to the end of yesterday; a trial, a pause and an absence are no time lived."""
+    monkeypatch.setattr(fleet, "COUNTED_ACCOUNTS", page)
+    stays = [(0, "active")]
+    lives = {
+        "stays": (stays, 0, 168),
+        "left": ([(0, "active"), (100, "ended")], 1, 100),
+        "told twice": ([(0, "active"), (100, "ended"), (101, "ended")], 1, 100),
+        "came back": ([(0, "active"), (50, "ended"), (80, "active")], 1, 138),
+        "left and left again": ([(0, "active"), (50, "ended"), (80, "active"), (120, "ended")], 2, 90),
+        "a trial that became nothing": ([(0, "trial"), (30, "ended")], 0, 0),
+        "a trial that became a customer": ([(0, "trial"), (30, "active")], 0, 138),
+        "paused": ([(0, "active"), (60, "paused"), (90, "active")], 0, 138),
+        "left from a pause": ([(0, "active"), (60, "paused"), (90, "ended")], 1, 60),
+        "leaves tomorrow": ([(0, "active"), (169, "ended")], 0, 168),
+        "unsaid, seen": ([], 0, 168),
+        "unsaid, lost": ([], 0, 10 + fleet.UNSAID_DAYS),
+    }
     async with engine.begin() as conn:
-        found = await fleet.current(conn, NOW)
-    assert found.mean_pause == SHIPPED.mean_pause
-    np.testing.assert_allclose(found.tails, SHIPPED.tails, atol=1e-5)
+        for name, (statuses, _, _) in lives.items():
+            seen = BEGAN + timedelta(days=10 if name == "unsaid, lost" else 160)
+            row = {"account_id": name, "started_at": BEGAN, "last_activity_at": seen, "changed_at": NOW}
+            await conn.execute(insert(accounts).values(row))
+            for day, status in statuses:
+                row = {"account_id": name, "attribute": "status", "valid_from": BEGAN + timedelta(days=day),
+                       "event_key": f"t:{day}", "value": status, "known_at": NOW}  # fmt: skip
+                await conn.execute(insert(account_history).values(row))
+        rate = await fleet.read_base_rate(conn, YESTERDAY)
+    left = sum(times for _, times, _ in lives.values())
+    days = sum(days for _, _, days in lives.values())
+    assert rate == pytest.approx(fleet.base_rate(left, days), rel=1e-6)
+
+
+async def test_an_empty_house_has_the_shipped_fleet_and_keeps_none(engine: AsyncEngine) -> None:
+    assert not await fleet.close_day(engine, NOW)
+    async with engine.begin() as conn:
+        assert await fleet.of_day(conn, YESTERDAY) is SHIPPED
+        assert await fleet.newest(conn, NOW) is None
 
 
 async def test_two_evaluators_at_midnight_agree(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         await fill(conn, 5, 2)
+    closed = await asyncio.gather(fleet.close_day(engine, NOW), fleet.close_day(engine, NOW))
+    assert sorted(closed) == [False, True], "one of them learns; the other does not wait for it"
 
-    async def ask() -> float:
-        async with engine.begin() as conn:
-            return (await fleet.current(conn, NOW)).intercept
 
-    first, second = await asyncio.gather(ask(), ask())
-    assert first == second
+async def test_evaluations_go_on_with_the_fleet_before_while_a_day_is_closed(engine: AsyncEngine) -> None:
+    async with engine.begin() as conn:
+        await fill(conn, 5, 2)
+    await fleet.close_day(engine, NOW - timedelta(days=1))
+    async with engine.connect() as other:
+        await other.execute(select(func.pg_advisory_lock(fleet.CLOSING_LOCK)))
+        assert not await fleet.close_day(engine, NOW), "somebody is at it"
+        async with engine.connect() as conn:
+            kept = await fleet.newest(conn, NOW)
+        await other.execute(select(func.pg_advisory_unlock(fleet.CLOSING_LOCK)))
+    assert kept is not None
+    assert kept.day == YESTERDAY - timedelta(days=1)
+    assert await fleet.close_day(engine, NOW)
+
+
+async def test_pages_are_of_no_consequence(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine.begin() as conn:
+        await fill(conn, 9, 3, leaving=2)
+        await fill(conn, 8, 10)
+        whole = await fleet.read(conn, YESTERDAY)
+        monkeypatch.setattr(fleet, "PAGE_ACCOUNTS", 4)
+        paged = await fleet.read(conn, YESTERDAY)
+        assert whole is not None
+        assert paged is not None
+        learnt = paged.learn()
+    monkeypatch.undo()
+    expected = whole.learn()
+    np.testing.assert_allclose(learnt.tails, expected.tails)
+    np.testing.assert_allclose(learnt.clock.passed, expected.clock.passed)
+    assert learnt.intercept == pytest.approx(expected.intercept, abs=1e-6)
 
 
 async def test_days_of_activity_come_back_as_they_were_stored(engine: AsyncEngine) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from health import rhythm as r
+from health.learning import STANDS, Page, Pages, learn_clock, learn_fleet
 from health.rhythm import Clock, DaySets, Fleet, population_clock, rhythm
 from tests.rhythm_model import walk
 
@@ -29,6 +30,10 @@ def active_days(sets: list[frozenset[int]], start: int = 0) -> DaySets:
         day=np.array([d for _, d in pairs], dtype=np.int64),
         start=np.full(len(sets), start, dtype=np.int64),
     )
+
+
+def one_page(days: DaySets) -> Pages:
+    return lambda: [Page(active=days, ends=np.full(len(days), STANDS))]
 
 
 @given(DAY_SETS, st.integers(0, LAST))
@@ -70,7 +75,7 @@ def test_every_doubling_of_the_odds_costs_thirty_points() -> None:
 def test_a_holiday_of_everybody_is_nobodys_silence() -> None:
     counts = np.full(120, 1000)
     counts[100:110] = 20
-    clock = population_clock(counts, 0)
+    clock = population_clock(counts, np.full(120, 1500), 0)
     days = active_days([frozenset(range(100))])
     with_clock = rhythm(days, np.array([109]), fleet(clock))
     without = rhythm(days, np.array([109]), fleet())
@@ -79,7 +84,7 @@ def test_a_holiday_of_everybody_is_nobodys_silence() -> None:
 
 
 def test_the_clock_runs_on_before_and_after_what_was_counted() -> None:
-    clock = population_clock(np.array([4, 4, 4]), 10)
+    clock = population_clock(np.array([4, 4, 4]), np.full(3, 5), 10)
     assert np.diff(clock.at(np.arange(0, 30))) == pytest.approx(np.ones(29))
 
 
@@ -87,14 +92,14 @@ def test_the_fleet_is_calibrated_to_its_base_rate() -> None:
     rng = np.random.default_rng(7)
     sets = [frozenset(np.flatnonzero(rng.random(200) < rng.random()).tolist()) for _ in range(300)]
     days = active_days(sets)
-    learnt = r.learn_fleet(days, 199, base_rate=0.08)
+    learnt = learn_fleet(one_page(days), 199, base_rate=0.08)
     assert rhythm(days, np.full(300, 199), learnt).probability.mean() == pytest.approx(0.08, abs=1e-6)
     assert (np.diff(learnt.tails, axis=1) <= 1e-12).all()
 
 
 def test_an_empty_fleet_speaks_from_what_is_shipped() -> None:
     nobody = DaySets(account=np.empty(0, np.int64), day=np.empty(0, np.int64), start=np.empty(0, np.int64))
-    learnt = r.learn_fleet(nobody, 0)
+    learnt = learn_fleet(one_page(nobody), 0)
     found = rhythm(active_days([frozenset()]), np.array([30]), learnt)
     assert 0 < found.probability[0] < 1
     assert learnt.mean_pause == r.DEFAULT_MEAN_PAUSE
