@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,10 +20,27 @@ from health.source_bits import ANY
 from health.tables import accounts, health, touched
 
 EVERYBODY = datetime(1970, 1, 1, tzinfo=UTC)
-"""An everyone-marker since this instant means all accounts, also those evaluated at their present facts."""
+"""An everyone-marker since this instant means all accounts, also those evaluated at their present facts: it asks for a
+round of ``reevaluation``."""
 
 QUEUE_ROWS = 50
 """Most queue rows taken at once; they are small, the limit on accounts is what counts."""
+
+SCANNED = 20_000
+"""Accounts that a page of an everyone-marker looks at."""
+
+_CHANGED = text("""
+WITH slice AS MATERIALIZED (
+    SELECT account_id, version, changed_at FROM accounts
+    WHERE account_id > :after COLLATE "C" ORDER BY account_id LIMIT :scanned
+), changed AS (
+    SELECT s.account_id FROM slice s LEFT JOIN health h ON h.account_id = s.account_id
+    WHERE s.changed_at >= :since AND h.facts_version IS DISTINCT FROM s.version
+    ORDER BY s.account_id LIMIT :most
+)
+SELECT (SELECT count(*) FROM slice) AS scanned, (SELECT max(account_id) FROM slice) AS last,
+    ARRAY(SELECT account_id FROM changed ORDER BY account_id) AS changed
+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +89,12 @@ async def take_touched(conn: AsyncConnection, limit: int) -> Work:
 
 
 async def take_everyone(conn: AsyncConnection, limit: int) -> Work:
-    """The next page of an everyone-marker. Markers on which nobody has begun are merged into the oldest one."""
+    """The next page of a marker "everyone changed since". Markers on which nobody has begun are merged into the oldest
+    one. A page may be empty: it looks at so many accounts and no more."""
     markers = (
         await conn.execute(
             select(touched)
-            .where(touched.c.everyone_since.is_not(None))
+            .where(touched.c.everyone_since > EVERYBODY)
             .order_by(touched.c.after_account_id.nulls_last(), touched.c.everyone_since)
             .with_for_update(skip_locked=True)
         )
@@ -86,59 +104,51 @@ async def take_everyone(conn: AsyncConnection, limit: int) -> Work:
     current = markers[0]
     if current.after_account_id is None and len(markers) > 1:
         await conn.execute(delete(touched).where(touched.c.touched_id.in_([m.touched_id for m in markers[1:]])))
-    query = select(accounts.c.account_id).order_by(accounts.c.account_id).limit(limit)
-    if current.after_account_id is not None:
-        query = query.where(accounts.c.account_id > current.after_account_id)
-    if current.everyone_since > EVERYBODY:
-        query = query.outerjoin(health, health.c.account_id == accounts.c.account_id).where(
-            accounts.c.changed_at >= current.everyone_since,
-            health.c.facts_version.is_distinct_from(accounts.c.version),
-        )
-    account_ids = list((await conn.scalars(query)).all())
-    if len(account_ids) < limit:
+    parameters = {
+        "after": current.after_account_id or "", "since": current.everyone_since, "scanned": SCANNED, "most": limit,
+    }  # fmt: skip
+    found = (await conn.execute(_CHANGED, parameters)).one()
+    account_ids = list(found.changed)
+    last_page = len(account_ids) < limit and found.scanned < SCANNED
+    if last_page:
         await conn.execute(delete(touched).where(touched.c.touched_id == current.touched_id))
     else:
+        after = account_ids[-1] if len(account_ids) == limit else found.last
         await conn.execute(
-            update(touched).where(touched.c.touched_id == current.touched_id).values(after_account_id=account_ids[-1])
+            update(touched).where(touched.c.touched_id == current.touched_id).values(after_account_id=after)
         )
-    last_page = len(account_ids) < limit
     arrivals = (current.oldest_event_at,) if current.oldest_event_at and last_page else ()
     return Work(account_ids=account_ids, arrivals=arrivals, found=True)
 
 
 async def take_due(conn: AsyncConnection, now: datetime, limit: int) -> Work:
-    """Accounts for which it is time. They are locked here, in any order: skipping cannot deadlock."""
-    rows = await conn.scalars(
-        select(health.c.account_id)
-        .where(health.c.due_at <= now)
-        .order_by(health.c.due_at)
-        .limit(limit)
+    """Accounts for which it is time. They are locked here, in any order: skipping cannot deadlock.
+
+    Half of them are those that have just become due, half those that wait the longest: after an outage, or at a day
+    border, a crossing that comes now does not stand behind all that is overdue, and nobody waits for ever.
+    """
+    due = (
+        select(health.c.account_id).where(health.c.due_at <= now).limit((limit + 1) // 2)
         .with_for_update(skip_locked=True)
-    )
-    account_ids = sorted(rows.all())
-    return Work(account_ids=account_ids, found=bool(account_ids))
+    )  # fmt: skip
+    longest = (await conn.scalars(due.order_by(health.c.due_at))).all()
+    if len(longest) < (limit + 1) // 2 or limit == 1:
+        return Work(account_ids=sorted(longest), found=bool(longest))
+    newest = (await conn.scalars(due.limit(limit // 2).order_by(health.c.due_at.desc()))).all()
+    return Work(account_ids=sorted({*longest, *newest}), found=True)
 
 
-async def take_missed(conn: AsyncConnection, before: datetime, limit: int) -> Work:
-    """The safety net: accounts whose facts are newer than their evaluation and that no door has handed out."""
-    rows = await conn.scalars(
-        select(accounts.c.account_id)
-        .outerjoin(health, health.c.account_id == accounts.c.account_id)
-        .where(
-            health.c.facts_version.is_distinct_from(accounts.c.version),
-            accounts.c.changed_at < before,
-            health.c.problem.is_(None),
-        )
-        .order_by(accounts.c.account_id)
-        .limit(limit)
-    )
-    account_ids = list(rows.all())
-    return Work(account_ids=account_ids, found=bool(account_ids))
+@dataclass(frozen=True, kw_only=True)
+class Last:
+    """An account's evaluation before this one."""
+
+    evaluated_at: datetime | None
+    round: int
 
 
-async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: datetime) -> dict[str, datetime | None]:
-    """Locks the accounts' health rows, sorted and waiting; makes those that are missing. Returns when each was last
-    evaluated.
+async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: datetime) -> dict[str, Last]:
+    """Locks the accounts' health rows, sorted and waiting; makes those that are missing. Returns the last evaluation of
+    each.
 
     Whoever reads facts must do so after this: what was written before the lock was granted is then seen.
     """
@@ -151,14 +161,14 @@ async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: 
     return locked
 
 
-async def _lock(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[str, datetime | None]:
+async def _lock(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Last]:
     rows = await conn.execute(
-        select(health.c.account_id, health.c.evaluated_at)
+        select(health.c.account_id, health.c.evaluated_at, health.c.round)
         .where(health.c.account_id.in_(account_ids))
         .order_by(health.c.account_id)
         .with_for_update()
     )
-    return {row.account_id: row.evaluated_at for row in rows}
+    return {row.account_id: Last(evaluated_at=row.evaluated_at, round=row.round) for row in rows}
 
 
 async def postpone(
@@ -193,13 +203,13 @@ async def by_sources(
 
 
 def split_recent(
-    work: Work, evaluated: Mapping[str, datetime | None], now: datetime, coalesce: timedelta
+    work: Work, evaluated: Mapping[str, Last], now: datetime, coalesce: timedelta
 ) -> tuple[list[str], list[str]]:
     """(to evaluate now, to postpone): an account at most once in ``coalesce``, but urgent ones at once."""
     due: list[str] = []
     recent: list[str] = []
     for account_id in work.account_ids:
-        last = evaluated.get(account_id)
+        last = evaluated[account_id].evaluated_at if account_id in evaluated else None
         is_recent = last is not None and now < last + coalesce and account_id not in work.urgent
         (recent if is_recent else due).append(account_id)
     return due, recent

@@ -105,7 +105,7 @@ class Evaluator:
         async with self.engine.begin() as conn:
             keys = await sweeping.take_turn(conn, self.sweep_every, now)
         before, total = now - self.sweep_every / 2, 0
-        while keys > 0:
+        while keys > 0 and not self.context.superseded:
             keys, missed = await self._sweep_part(before, keys)
             total += missed
             metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
@@ -121,7 +121,8 @@ class Evaluator:
             left = part.left
             return part.work
 
-        return left, await self._through("sweep", door)
+        found = await self._through("sweep", door)
+        return left, found
 
     async def drain(self) -> int:
         """Until no door has work at this instant; for tests, the demo's start and imports. Returns evaluations."""

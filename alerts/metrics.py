@@ -28,6 +28,12 @@ SWEEP_LAST_SUCCESS = Gauge(
     "kizashi_sweep_last_success_timestamp_seconds",
     "When the sweep for missed accounts last ended well; a dead-man's switch",
 )
+SWEEP_CIRCLE = Gauge(
+    "kizashi_sweep_circle_seconds", "How long the sweep's last way round all accounts took: missed work waits no longer"
+)
+REEVALUATION_LEFT = Gauge(
+    "kizashi_reevaluation_left_accounts", "Accounts that the round of re-evaluation has still to look at; 0: none runs"
+)
 INGESTION_HELD = Gauge(
     "kizashi_ingestion_held_seconds", "For how long data has been incomplete, so that absence is not believed; 0: it is"
 )
