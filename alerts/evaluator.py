@@ -58,6 +58,24 @@ class Evaluator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. A database that is away is waited for."""
+        closing = asyncio.create_task(self._close_days())
+        try:
+            await self._evaluate_until(stop)
+        finally:
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+
+    async def _close_days(self) -> None:
+        """Beside the evaluations, which would have to wait for it."""
+        while True:
+            try:
+                if await fleet.close_day(self.engine, self.clock()):
+                    log.info("the day was closed: the fleet was learnt")
+            except AWAY as error:
+                log.warning("the fleet is learnt later", problem=type(error).__name__)
+            await asyncio.sleep(CLOSING_SECONDS)
+
+    async def _evaluate_until(self, stop: asyncio.Event) -> None:
         swept_at: datetime | None = None
         while not stop.is_set():
             try:
