@@ -305,6 +305,7 @@ async def _evaluator(settings: Settings, stop: asyncio.Event) -> int:
             batch=settings.evaluator_batch,
             coalesce=timedelta(seconds=settings.coalesce_seconds),
             sweep_every=timedelta(seconds=settings.sweep_seconds),
+            reevaluate_per_second=settings.reevaluate_per_second,
         )
         async with _people(settings, engine):
             await evaluator.run(stop)

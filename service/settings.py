@@ -93,9 +93,15 @@ class Settings(BaseSettings):
     )
 
     # Evaluation
-    coalesce_seconds: float = Field(default=5.0, ge=0, description="An account is evaluated at most once in this time")
+    coalesce_seconds: float = Field(default=1.0, ge=0, description="An account is evaluated at most once in this time")
     evaluator_batch: int = Field(default=500, ge=1, le=500, description="Accounts locked and evaluated at once")
     sweep_seconds: float = Field(default=60.0, gt=0, description="Pause between sweeps for missed accounts")
+
+    reevaluate_per_second: float = Field(
+        default=1000.0,
+        gt=0,
+        description="Accounts a second, of all evaluators together, when other rules or scorecards have come",
+    )
 
     # Rules, scorecards, routes, people
     rules_dir: Path = Field(default=PACKAGE_ROOT / "rules", description="Directory of rules, scorecards, routes")

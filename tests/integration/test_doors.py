@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts import doors
-from alerts.doors import EVERYBODY, Work, split_recent
+from alerts.doors import Last, Work, split_recent
 from health.tables import accounts, health, touched
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -128,9 +128,9 @@ async def test_due_accounts_are_skipped_while_locked_and_stay_due(engine: AsyncE
         rows = [{"account_id": name, "due_at": NOW - timedelta(seconds=place)} for place, name in enumerate("abc")]
         await conn.execute(insert(health), rows)
     async with engine.begin() as first:
-        assert (await doors.take_due(first, NOW, 2)).account_ids == ["b", "c"]
+        assert (await doors.take_due(first, NOW, 2)).account_ids == ["a", "c"]
         async with engine.begin() as second:
-            assert (await doors.take_due(second, NOW, 9)).account_ids == ["a"]
+            assert (await doors.take_due(second, NOW, 9)).account_ids == ["b"]
     async with engine.begin() as conn:
         assert (await doors.take_due(conn, NOW, 9)).account_ids == ["a", "b", "c"]
         assert not (await doors.take_due(conn, NOW - timedelta(days=1), 9)).found
@@ -153,15 +153,6 @@ async def test_everyone_is_paged_and_markers_are_merged(engine: AsyncEngine) -> 
     assert await queued(engine) == 0
 
 
-async def test_a_marker_for_everybody_takes_also_those_up_to_date(engine: AsyncEngine) -> None:
-    async with engine.begin() as conn:
-        await add_account(conn, "c")
-        await conn.execute(insert(health).values(account_id="c", facts_version=1))
-        await conn.execute(insert(touched).values(everyone_since=EVERYBODY, created_at=NOW))
-    async with engine.begin() as conn:
-        assert (await doors.take_everyone(conn, 5)).account_ids == ["c"]
-
-
 async def test_a_marker_that_comes_while_one_is_worked_off_is_kept(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
         for name in "abc":
@@ -178,20 +169,22 @@ async def test_a_marker_that_comes_while_one_is_worked_off_is_kept(engine: Async
     assert seen == ["c", "a", "b", "c"]
 
 
-async def test_the_sweep_finds_what_no_door_handed_out(engine: AsyncEngine) -> None:
+async def test_what_comes_due_now_does_not_stand_behind_what_is_overdue(engine: AsyncEngine) -> None:
     async with engine.begin() as conn:
-        await add_account(conn, "missed", version=3, changed_at=NOW - timedelta(minutes=5))
-        await add_account(conn, "fresh", version=1, changed_at=NOW)
-        await add_account(conn, "done", version=2, changed_at=NOW - timedelta(minutes=5))
-        await conn.execute(insert(health).values(account_id="done", facts_version=2))
-        work = await doors.take_missed(conn, NOW - timedelta(minutes=1), 10)
-    assert work.account_ids == ["missed"]
+        rows = [{"account_id": f"overdue-{n}", "due_at": NOW - timedelta(hours=1, seconds=n)} for n in range(9)]
+        await conn.execute(insert(health), [*rows, {"account_id": "crossing", "due_at": NOW}])
+    async with engine.begin() as conn:
+        assert (await doors.take_due(conn, NOW, 4)).account_ids == ["crossing", "overdue-0", "overdue-7", "overdue-8"]
+    async with engine.begin() as conn:
+        assert len((await doors.take_due(conn, NOW, 100)).account_ids) == 10
 
 
 async def test_coalescing_postpones_without_losing(engine: AsyncEngine) -> None:
     second = timedelta(seconds=1)
     work = Work(account_ids=["a", "b", "c"], urgent=frozenset("b"))
-    evaluated = {"a": NOW - second, "b": NOW - second, "c": NOW - 9 * second}
+    evaluated = {
+        name: Last(evaluated_at=NOW - seconds * second, round=0) for name, seconds in (("a", 1), ("b", 1), ("c", 9))
+    }
     assert split_recent(work, evaluated, NOW, 5 * second) == (["b", "c"], ["a"])
     async with engine.begin() as conn:
         await conn.execute(insert(health), [{"account_id": "a", "due_at": NOW + 60 * second}])
