@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -53,8 +54,9 @@ class _Adder:
         e, at = self.e, self.at
         empty = dict.fromkeys(("started_at", "last_login_at", "last_activity_at", "last_contact_at"))
         account = self.row(
-            "accounts", e.account_id, first_event_at=at, last_event_at=at, events=0, logins=0, **empty
+            "accounts", e.account_id, first_event_at=at, last_event_at=at, events=0, logins=0, sources=0, **empty
         )  # fmt: skip
+        account["sources"] |= 1 << crc32(e.source.encode()) % 62
         account["first_event_at"] = _least(account["first_event_at"], at)
         account["last_event_at"] = _most(account["last_event_at"], at)
         source = self.row("sources", e.source, first_event_at=at, last_event_at=at, last_live_at=None)
