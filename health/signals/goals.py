@@ -165,7 +165,8 @@ def _unseen(view: View) -> Bools:
     goals = view.facts.goals
     _, unseen = _measured(view)
     hidden = state_at(view, goals, ("set",)).inside & unseen
-    return (view.count(goals, hidden) > 0) | np.full(view.t.shape, view.observed.through is None)
+    found: Bools = (view.count(goals, hidden) > 0) | (view.observed.through is None)
+    return found
 
 
 def _instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
