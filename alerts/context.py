@@ -213,7 +213,8 @@ class ContextSource:
 
     async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> None:
         book = self._watcher.book
-        content = {**book.content, "scorecard": self._cards.name}
+        cards = {card.name: card.card.model_dump(mode="json") for card in self._cards.cards}
+        content = {**book.content, "scorecard": self._cards.name, "scorecards": cards}
         rule_versions = {rule.id: rule.version for rule in book.rules}
         before = await newest_version(conn)
         self._activated_at, changed = await activate(conn, version, content, rule_versions, now)
