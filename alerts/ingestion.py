@@ -5,11 +5,12 @@ It is an episode of a rule of our own and of no account, so that it goes through
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts import metrics, store
@@ -18,6 +19,7 @@ from alerts.outbox import NewDelivery, enqueue
 from alerts.render.view import AlertView
 from alerts.routing import Channels, route
 from health.gaps import Gap, Observed
+from health.tables import watch
 
 log = structlog.get_logger("kizashi.evaluator")
 
@@ -25,6 +27,9 @@ RULE: Final = "ingestion-held"
 NO_ACCOUNT: Final = ""
 """No event can name it."""
 TITLE: Final = {"en": "Customer data is incomplete", "ja": "顧客データが欠けています"}
+CALM: Final = timedelta(minutes=5)
+"""It is over when data has been complete for so long: what comes and goes, or seems to by the clock of one evaluator
+among several, is told once."""
 NEXT: Final = {
     "en": "See `kizashi gaps list` and `kizashi partitions list`. Alerts about absence wait until this is over.",
     "ja": "`kizashi gaps list` と `kizashi partitions list` を確認してください。"
@@ -42,8 +47,13 @@ class Operations:
     public_url: str
 
 
-def observe(observed: Observed, lost: tuple[Gap, ...], now: datetime) -> tuple[Observation, dict[str, str]]:
-    """Whether data is incomplete, since when, and why. ``lost``: what the last look found lost. Pure."""
+def observe(
+    observed: Observed, lost: tuple[Gap, ...], now: datetime, behind_since: datetime | None = None
+) -> tuple[Observation, dict[str, str]]:
+    """Whether data is incomplete, since when, and why. Pure.
+
+    ``lost``: what the last look found lost. ``behind_since``: when consumers were first seen to be behind.
+    """
     held_since = observed.held_since(now)
     causes = [gap for gap in observed.gaps if gap.state == "open" and gap.until_at is None]
     english, japanese = [], []
@@ -62,7 +72,7 @@ def observe(observed: Observed, lost: tuple[Gap, ...], now: datetime) -> tuple[O
             f"{_name(gap, 'en')} sent nothing from {_time(gap.from_at)} to {until}; what was missing is lost."
         )
         japanese.append(f"{_name(gap, 'ja')}からのイベントが {_time(gap.from_at)} から {until} まで失われています。")
-    since = min([held_since or now, *(gap.from_at for gap in lost)])
+    since = min([held_since or now, behind_since or now, *(gap.from_at for gap in lost)])
     holds = held_since is not None or bool(lost)
     words = (
         {"en": " ".join(english), "ja": "".join(japanese)}
@@ -76,7 +86,7 @@ async def tell_operations(
     conn: AsyncConnection, operations: Operations, observed: Observed, lost: tuple[Gap, ...], now: datetime
 ) -> None:
     """Opens or resolves the alert, and puts what is said of it into the outbox. Callers take turns (``guard``)."""
-    seen, words = observe(observed, lost, now)
+    seen, words = await _look(conn, observed, lost, now)
     held_for = (now - seen.since).total_seconds() if seen.holds and seen.since is not None else 0.0
     metrics.INGESTION_HELD.set(max(held_for, 0.0))
     episodes = await store.newest_episodes(conn, [NO_ACCOUNT])
@@ -96,6 +106,20 @@ async def tell_operations(
     log.warning("data is incomplete" if change.episode.open else "data is complete again", reason=words["en"])
     if change.notify:
         await enqueue(conn, _deliveries(operations, change, words, transition_id, now))
+
+
+async def _look(
+    conn: AsyncConnection, observed: Observed, lost: tuple[Gap, ...], now: datetime
+) -> tuple[Observation, dict[str, str]]:
+    """What is seen; unknown while data has not been complete for long."""
+    marks = (await conn.execute(select(watch.c.held_since, watch.c.complete_since))).one_or_none()
+    seen, words = observe(observed, lost, now, None if marks is None else marks.held_since)
+    if seen.holds:
+        await conn.execute(update(watch).values(complete_since=None))
+        return seen, words
+    since = now if marks is None or marks.complete_since is None else min(marks.complete_since, now)
+    await conn.execute(update(watch).values(complete_since=since))
+    return (seen if now - since >= CALM else replace(seen, holds=None)), words
 
 
 def _snapshot(words: dict[str, str]) -> dict[str, Any]:

@@ -270,6 +270,7 @@ watch = Table(
     Column("one", Boolean, primary_key=True),  # the only row
     Column("judged_through", TZ),  # up to here the guard has looked for silent sources
     Column("held_since", TZ),  # consumers are behind since; NULL: they are not
+    Column("complete_since", TZ),  # nothing holds absence since; NULL: something does
     Column("places", JSONB),  # [country, time zone, share of the accounts], for holidays
     Column("places_on", Date),  # the UTC day on which they were counted
     comment="How far the guard over the sources has looked; its lock makes the evaluators take turns",

@@ -6,7 +6,7 @@ Only Kafka and the wire to Slack are left out. Days count from ``DAY_0``; the cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +74,10 @@ class World:
 
     def boot(self) -> None:
         """A new evaluator process: nothing is remembered but what the database holds."""
+        self.evaluator = self.another(lambda: self.now)
+
+    def another(self, clock: Callable[[], datetime]) -> Evaluator:
+        """One more evaluator, on a host with this clock."""
 
         async def through(conn: AsyncConnection) -> datetime | None:
             return (await progress.read(conn, GROUP, [TOPIC])).complete_through
@@ -88,7 +92,16 @@ class World:
             every=timedelta(0),
             guard_every=timedelta(minutes=1),
         )
-        self.evaluator = Evaluator(engine=self.engine, context=context, clock=lambda: self.now, coalesce=timedelta(0))
+        return Evaluator(engine=self.engine, context=context, clock=clock, coalesce=timedelta(0))
+
+    def rewire(self) -> None:
+        """After another database was put in place: consumer and evaluator begin anew, where it says they stood."""
+        self._applier = Applier(self.engine, GROUP, Limits())
+        self.boot()
+
+    async def forget_progress(self) -> None:
+        async with self.engine.begin() as conn:
+            await conn.execute(update(stream_offsets).values(complete_through=None))
 
     async def event(self, kind: str, account: str = "acme", *, at: datetime | None = None, **fields: Any) -> None:
         await self.events({"kind": kind, "account_id": account, "at": at, **fields})

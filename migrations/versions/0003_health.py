@@ -90,6 +90,7 @@ def _watch() -> None:
         sa.Column("one", sa.Boolean(), nullable=False),
         sa.Column("judged_through", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("held_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("complete_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("places", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("places_on", sa.Date(), nullable=True),
         sa.PrimaryKeyConstraint("one", name=op.f("pk_watch")),
