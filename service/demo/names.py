@@ -51,8 +51,11 @@ TICKETS_JA: Final = (
     "CSVの取り込みが拒否される", "月曜の朝にダッシュボードが遅い", "シングルサインオンを二度求められる",
     "レポートのタイムゾーンが違う", "朝にAPIが429を返す",
 )  # fmt: skip
-GOALS: Final = ("Monthly report in under an hour", "Every team on one dashboard", "No more copying by hand")
-GOALS_JA: Final = ("月次レポートを1時間以内に", "全チームが同じダッシュボードを使う", "手作業の転記をなくす")
+GOALS: Final = (  # name, the same in Japanese, the signal that shows it, its target; None: as many as there are users
+    ("Everybody on one dashboard", "全員が同じダッシュボードを使う", "active_users_28d", None),
+    ("Figures at hand on every working day", "毎営業日に数字を確認する", "active_days_28d", 18),
+    ("No more copying by hand", "手作業の転記をなくす", "features_used_28d", 6),
+)
 PRAISE: Final = ("The reports save us a day each month.", "Support answers quickly.", "Does what we need.", "")
 PRAISE_JA: Final = (
     "月次レポートの作成が一日短くなりました。", "サポートの対応が早いです。", "必要なことができます。", "",

@@ -41,6 +41,7 @@ TICKET_EVERY: Final = {"fading": 22, "champion_gone": 34, "onboarding_stalled": 
 TICKET_EVERY_OTHERWISE: Final = 70
 CONTACT_EVERY: Final = {"high-touch": 14, "low-touch": 38, "tech-touch": 90}
 SURVEY_EVERY: Final = 88
+GOAL_SET_AFTER: Final = 7
 SESSION_EVERY: Final = 41
 NIGHT: Final = time(1, 30)
 
@@ -270,13 +271,18 @@ class Days:
         account = self._account
         age = (day - self.first).days
         reached = self._draw.between(50, 140, "goal", "reached")
-        if age not in {7, reached} or (age == reached and account.archetype not in {"healthy", "expanding"}):
+        told_reached = account.archetype in {"healthy", "expanding"} and self._draw.unit("goal", "told") < 0.5
+        if age != GOAL_SET_AFTER and not (age == reached and told_reached):
             return
+        english, japanese, signal, target = self._draw.pick(names.GOALS, "goal")
         yield Goal(
             **self._on(day, f"goal-{age}", 13.0),
             goal_id=f"{account.account_id}-g1",
-            status="set" if age == 7 else "reached",
-            name=self._draw.pick(names.GOALS_JA if account.japanese else names.GOALS, "goal"),
+            status="set" if age == GOAL_SET_AFTER else "reached",
+            name=japanese if account.japanese else english,
+            signal=signal,
+            target=len(account.users) if target is None else target,
+            due_on=self.first + timedelta(days=GOAL_SET_AFTER + self._draw.between(120, 300, "goal", "due")),
         )
 
     # Who they are

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from consumers.events import Event, Group, Login, Payment, Session, Survey, Ticket, Usage, decode, encode
+from consumers.events import Event, Goal, Group, Login, Payment, Session, Survey, Ticket, Usage, decode, encode
+from health.goals import comparable, target_of
 from service import people_file
-from service.demo import stories
+from service.demo import names, stories
 from service.demo.company import SHARES, Account, Company, make_company
 from service.demo.people import OWN_CHANNELS, PEOPLE, people_document, webhook_variable
 from service.demo.plans import CORE_FEATURES, SOURCE, Days, user_id
@@ -124,6 +125,17 @@ def test_each_archetype_is_what_its_name_says(company: Company, history: dict[st
         assert not since(account, account.turn - 2)
         assert [e for e in history[account.account_id] if e.kind == "subscription"]
     assert {a.archetype for a in company.accounts} == set(SHARES)
+
+
+def test_goals_are_measured_by_signals_and_those_who_do_well_say_so(history: dict[str, list[Event]]) -> None:
+    goals = [event for events in history.values() for event in events if isinstance(event, Goal)]
+    assert {goal.status for goal in goals} == {"set", "reached"}
+    assert {goal.signal for goal in goals} == {signal for *_, signal, _ in names.GOALS}
+    for goal in goals:
+        assert comparable(goal.signal, {}) is not None
+        assert target_of(str(goal.target)) is not None
+    due = {goal.due_on for goal in goals if goal.status == "set" and goal.due_on is not None}
+    assert min(due) < ANCHOR.date() < max(due), "some are overdue, some have time"
 
 
 def test_silences_come_of_age_to_the_second(company: Company, history: dict[str, list[Event]]) -> None:
