@@ -99,7 +99,8 @@ class ContextSource:
         self._guard_every = guard_every
         self._watcher = RuleWatcher(rules_dir, SIGNALS)
         self._cards_dir = rules_dir / "scorecards"
-        self._cards = scorecards.load(self._cards_dir)
+        self._book = self._watcher.book
+        self._cards = scorecards.load(self._cards_dir, self._book.custom)
         self.superseded = False
         """Another evaluator has a newer rulebook: two that differ would open and close each other's alerts."""
         self._problems: list[str] = []
@@ -121,7 +122,7 @@ class ContextSource:
         async with self._engine.begin() as conn:
             self._people = await read_people(conn)
             await self._read_fleet(conn, now)
-            version = f"{self._watcher.book.version}:{self._cards.name}"
+            version = f"{self._book.version}:{self._cards.name}"
             if version != self._version:
                 await self._activate(conn, version, now)
             newest = await newest_version(conn)
@@ -154,7 +155,7 @@ class ContextSource:
             raise Superseded
         return Context(
             round=number,
-            rulebook=self._watcher.book,
+            rulebook=self._book,
             scorecards=self._cards,
             activated_at=self._activated_at,
             people=self._people,
@@ -165,7 +166,7 @@ class ContextSource:
         )
 
     def _reachable(self) -> Channels:
-        routes = self._watcher.book.routes
+        routes = self._book.routes
         return replace(
             self._channels,
             default_recipient=routes.default_recipient or self._channels.default_recipient,
@@ -173,7 +174,7 @@ class ContextSource:
         )
 
     def _operations(self) -> Operations:
-        routes, channels = self._watcher.book.routes, self._reachable()
+        routes, channels = self._book.routes, self._reachable()
         recipient = routes.operations_recipient or channels.default_recipient
         return Operations(
             channels=replace(channels, default_recipient=recipient),
@@ -199,10 +200,15 @@ class ContextSource:
             log.info("rules were reloaded", version=self._watcher.book.version[:12])
         if self._watcher.error is not None:
             problems.append(str(self._watcher.error))
+        book = self._watcher.book
         try:
-            self._cards = scorecards.load(self._cards_dir)
+            self._cards = scorecards.load(self._cards_dir, book.custom)
+            self._book = book
         except FileError as error:
             problems.append(str(error))
+            # The rules may go on without these cards, unless the running cards speak of signals that have changed.
+            if all(book.custom.get(name) == signal for name, signal in self._cards.custom.items()):
+                self._book = book
         try:
             self._agreed = self._cadences()
         except FileError as error:
@@ -212,7 +218,7 @@ class ContextSource:
         self._problems = problems
 
     async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> None:
-        book = self._watcher.book
+        book = self._book
         cards = {card.name: card.card.model_dump(mode="json") for card in self._cards.cards}
         content = {**book.content, "scorecard": self._cards.name, "scorecards": cards}
         rule_versions = {rule.id: rule.version for rule in book.rules}

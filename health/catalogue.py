@@ -721,9 +721,9 @@ SCORE_SIGNALS = frozenset({"score", "band"}) | SCORE_COURSE
 """Known only after scoring: the evaluator fills them in, a scorecard may not use them."""
 
 
-def check(ref: SignalRef) -> Signal:
+def check(ref: SignalRef, catalogue: Mapping[str, Signal] = SIGNALS) -> Signal:
     """The catalogue's entry for ``ref``. Raises ValueError with problem and remedy for an unknown or misused one."""
-    signal = SIGNALS.get(ref.name)
+    signal = catalogue.get(ref.name)
     if signal is None:
         raise ValueError(f"there is no signal called {ref.name!r}")
     if signal.parameter is None and ref.argument is not None:

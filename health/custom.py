@@ -77,6 +77,11 @@ class CustomSignal:
 NONE: Final[Mapping[str, CustomSignal]] = MappingProxyType({})
 
 
+def with_catalogue(declared: Mapping[str, CustomSignal]) -> Mapping[str, Signal]:
+    """All signals that may be spoken of."""
+    return {**SIGNALS, **{name: each.signal for name, each in declared.items()}} if declared else SIGNALS
+
+
 def load(rules_dir: Path) -> Mapping[str, CustomSignal]:
     """The signals of ``rules_dir``/signals.yaml; none without the file. Raises FileError with every fault."""
     path = rules_dir / FILE

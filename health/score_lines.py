@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from health.catalogue import SIGNALS, SignalRef
+from health.catalogue import SIGNALS, Signal, SignalRef
 from health.scorecard_file import FULL_MARK, OVERRIDE, VALUE, WORST_OF, Cap, Measure
 
 Language = Literal["en", "ja"]
@@ -57,17 +57,17 @@ class Wording:
     """Other signals in the reason: as written in braces, the reference, the unit."""
 
     @classmethod
-    def of(cls, part: Measure | Cap) -> Wording:
+    def of(cls, part: Measure | Cap, catalogue: Mapping[str, Signal] = SIGNALS) -> Wording:
         ref = SignalRef.parse(part.signal)
         others = [(name, SignalRef.parse(name)) for name in part.reason.mentioned]
         return cls(
             measure=part.id,
             group=part.group if isinstance(part, Measure) else None,
             signal=str(ref),
-            unit=SIGNALS[ref.name].unit,
+            unit=catalogue[ref.name].unit,
             en=part.reason.en,
             ja=part.reason.ja,
-            mentioned=tuple((f"{{{name}}}", str(other), SIGNALS[other.name].unit) for name, other in others),
+            mentioned=tuple((f"{{{name}}}", str(other), catalogue[other.name].unit) for name, other in others),
         )
 
     def measured(self, values: Values, mark: float, weight: float, lost: int, *, unseen: bool) -> Contribution:

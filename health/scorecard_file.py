@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef, check
+from health.catalogue import SCORE_SIGNALS, Signal, SignalRef, check
+from health.custom import NONE, CustomSignal, with_catalogue
 from health.yamlfile import FileError, FileProblem, Place, YamlFile, parse, read
 
 Group = Literal["Deployment", "Engagement", "Adoption", "ROI"]
@@ -225,25 +226,37 @@ WORST_OF = "worst-of-"
 """Names of the lines that are no measure's and no cap's; the last is followed by the group."""
 
 
-def load_card(path: Path) -> tuple[Card, str]:
-    """A card and its version: a hash of what it says, so that comments and layout do not count. Raises FileError."""
-    return _checked(read(path))
+def load_card(path: Path, declared: Mapping[str, CustomSignal] = NONE) -> tuple[Card, str]:
+    """A card and its version: a hash of what it says and of what it uses of the signals ``declared`` in configuration,
+    so that comments and layout do not count. Raises FileError."""
+    return _checked(read(path), declared)
 
 
-def parse_card(text: str, name: str) -> tuple[Card, str]:
+def parse_card(text: str, name: str, declared: Mapping[str, CustomSignal] = NONE) -> tuple[Card, str]:
     """The same from a text that ``name`` stands for in what is said of it."""
-    return _checked(parse(text, name))
+    return _checked(parse(text, name), declared)
 
 
-def _checked(file: YamlFile) -> tuple[Card, str]:
+def used(card: Card, declared: Mapping[str, CustomSignal]) -> Mapping[str, CustomSignal]:
+    """The signals of configuration that a card speaks of."""
+    parts: list[Measure | Cap] = [*card.measures, *card.caps]
+    named = [*(part.signal for part in parts), *(name for part in parts for name in part.reason.mentioned)]
+    named += [name for entry in card.match or [] for name in entry]
+    return {name: declared[name] for name in sorted(set(named)) if name in declared}
+
+
+def _checked(file: YamlFile, declared: Mapping[str, CustomSignal]) -> tuple[Card, str]:
     card = file.validate(Card, _KEYS)
-    if problems := list(_problems(file, card)):
+    if problems := list(_problems(file, card, with_catalogue(declared))):
         raise FileError(problems)
-    content = json.dumps(card.model_dump(), sort_keys=True, ensure_ascii=False)
-    return card, hashlib.sha256(content.encode()).hexdigest()[:12]
+    content = card.model_dump()
+    if ours := used(card, declared):
+        content["signals"] = {name: signal.content for name, signal in ours.items()}
+    told = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return card, hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _problems(file: YamlFile, card: Card) -> Iterator[FileProblem]:
+def _problems(file: YamlFile, card: Card, catalogue: Mapping[str, Signal]) -> Iterator[FileProblem]:
     seen: set[str] = set()
     place: Place
     parts: list[tuple[Place, Measure | Cap]] = [
@@ -256,9 +269,9 @@ def _problems(file: YamlFile, card: Card) -> Iterator[FileProblem]:
         if part.id == OVERRIDE or part.id.startswith(WORST_OF):
             yield file.problem((*place, "id"), f"the id {part.id} is kept for a line of our own; choose another")
         seen.add(part.id)
-        yield from _signal_problems(file, (*place, "signal"), part.signal)
+        yield from _signal_problems(file, (*place, "signal"), part.signal, catalogue)
         for name in part.reason.mentioned:
-            yield from _signal_problems(file, (*place, "reason"), name, measured=False)
+            yield from _signal_problems(file, (*place, "reason"), name, catalogue, measured=False)
         if isinstance(part, Measure) and part.group not in card.groups:
             yield file.problem((*place, "group"), f"groups gives no weight for {part.group}")
     for group in card.groups:
@@ -267,15 +280,17 @@ def _problems(file: YamlFile, card: Card) -> Iterator[FileProblem]:
     for number, entry in enumerate(card.match or []):
         for name, condition in entry.items():
             place = ("match", name) if isinstance(file.values["match"], dict) else ("match", number, name)
-            yield from _match_problems(file, place, name, condition)
+            yield from _match_problems(file, place, name, condition, catalogue)
 
 
-def _match_problems(file: YamlFile, place: Place, name: str, condition: Condition) -> Iterator[FileProblem]:
-    found = list(_signal_problems(file, place, name, measured=False))
+def _match_problems(
+    file: YamlFile, place: Place, name: str, condition: Condition, catalogue: Mapping[str, Signal]
+) -> Iterator[FileProblem]:
+    found = list(_signal_problems(file, place, name, catalogue, measured=False))
     yield from found
     if found:
         return
-    entry = SIGNALS[SignalRef.parse(name).name]
+    entry = catalogue[SignalRef.parse(name).name]
     if entry.absence:
         words = "may be missing for want of data; whose card is whose must not hang on it"
         yield file.problem(place, f"{name} {words}")
@@ -286,14 +301,16 @@ def _match_problems(file: YamlFile, place: Place, name: str, condition: Conditio
         yield file.problem(place, f"{name} is a date; use a signal that counts days")
 
 
-def _signal_problems(file: YamlFile, place: Place, signal: str, *, measured: bool = True) -> Iterator[FileProblem]:
+def _signal_problems(
+    file: YamlFile, place: Place, signal: str, catalogue: Mapping[str, Signal], *, measured: bool = True
+) -> Iterator[FileProblem]:
     try:
         ref = SignalRef.parse(signal)
-        entry = check(ref)
+        entry = check(ref, catalogue)
     except ValueError as error:
         name = signal.split("[", maxsplit=1)[0]
-        known = SIGNALS if measured else [VALUE, *SIGNALS]
-        nearest: Any = None if name in SIGNALS else next(iter(difflib.get_close_matches(name, known, n=1)), None)
+        known = catalogue if measured else [VALUE, *catalogue]
+        nearest: Any = None if name in catalogue else next(iter(difflib.get_close_matches(name, known, n=1)), None)
         yield file.problem(place, str(error), nearest)
         return
     if ref.name in SCORE_SIGNALS:

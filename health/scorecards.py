@@ -16,6 +16,7 @@ import numpy as np
 from health.arrays import Bools, Floats, Ints
 from health.catalogue import SignalRef
 from health.columns import Facts
+from health.custom import NONE, CustomSignal
 from health.score_lines import Contribution, Override, explain
 from health.scorecard_file import FULL_MARK, Card, Condition, load_card, parse_card
 from health.scoring import BANDS, CardInForce, ranks
@@ -59,6 +60,11 @@ class Scorecards:
         """The signals that choosing cards and scoring need."""
         matched = [SignalRef.parse(name) for card in self.cards for entry in card.card.match or [] for name in entry]
         return tuple(dict.fromkeys([*(ref for card in self.cards for ref in card.refs), *matched]))
+
+    @property
+    def custom(self) -> Mapping[str, CustomSignal]:
+        """The signals of configuration among them, as the cards were read with them."""
+        return {name: signal for card in self.cards for name, signal in card.custom.items()}
 
     def choose(self, table: SignalTable) -> Ints:
         """The place in ``cards`` of each account's card, at the last instant of ``table``. (A,)."""
@@ -124,19 +130,21 @@ def _meets(condition: Condition, values: Any) -> Bools:
     return np.asarray(met, dtype=np.bool_)
 
 
-def load(directory: Path) -> Scorecards:
-    """The scorecards of a folder: those with ``match`` in the order of their file names, then the one without.
+def load(directory: Path, declared: Mapping[str, CustomSignal] = NONE) -> Scorecards:
+    """The scorecards of a folder: those with ``match`` in the order of their file names, then the one without. They may
+    speak of the signals of configuration that are ``declared``.
 
     Raises ``FileError`` with every fault; also when there is no card for everybody else, or more than one, or two of
     one name.
     """
-    files = {path.name: partial(load_card, path) for path in sorted(directory.glob("*.yaml"))}
-    return _in_force(files, directory.name)
+    files = {path.name: partial(load_card, path, declared) for path in sorted(directory.glob("*.yaml"))}
+    return _in_force(files, directory.name, declared)
 
 
-def parse(texts: Mapping[str, str]) -> Scorecards:
+def parse(texts: Mapping[str, str], declared: Mapping[str, CustomSignal] = NONE) -> Scorecards:
     """The same from texts by the names that their files would have."""
-    return _in_force({name: partial(parse_card, text, name) for name, text in sorted(texts.items())}, "scorecards")
+    files = {name: partial(parse_card, text, name, declared) for name, text in sorted(texts.items())}
+    return _in_force(files, "scorecards", declared)
 
 
 def replaced(cards: Scorecards, card: CardInForce) -> Scorecards:
@@ -152,12 +160,14 @@ def replaced(cards: Scorecards, card: CardInForce) -> Scorecards:
     return Scorecards([*kept[:place], card, *kept[place:]])
 
 
-def _in_force(files: Mapping[str, Callable[[], tuple[Card, str]]], folder: str) -> Scorecards:
+def _in_force(
+    files: Mapping[str, Callable[[], tuple[Card, str]]], folder: str, declared: Mapping[str, CustomSignal]
+) -> Scorecards:
     cards: list[tuple[str, CardInForce]] = []
     problems: list[FileProblem] = []
     for file, read in files.items():
         try:
-            cards.append((file, CardInForce(*read())))
+            cards.append((file, CardInForce(*read(), declared)))
         except FileError as error:
             problems += error.problems
     for number, (file, card) in enumerate(cards):

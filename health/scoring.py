@@ -7,7 +7,7 @@ line. Lines are whole tenths and add up to the score exactly. See ``docs/scoreca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from health.arrays import Bools, Floats, Ints
 from health.catalogue import SignalRef
+from health.custom import NONE, CustomSignal, with_catalogue
 from health.score_lines import Contribution, Override, Wording, full_mark, overridden, worst_of
-from health.scorecard_file import Bands, Cap, Card, Measure
+from health.scorecard_file import Bands, Cap, Card, Measure, used
 from health.signals.table import SignalTable
 
 BANDS = ("red", "yellow", "green")
@@ -65,17 +66,20 @@ class _Combined:
 class CardInForce:
     """A card, ready to score."""
 
-    def __init__(self, card: Card, version: str) -> None:
+    def __init__(self, card: Card, version: str, declared: Mapping[str, CustomSignal] = NONE) -> None:
+        """``declared``: the signals of configuration that the card was read with."""
         self.card = card
         self.name = f"{card.scorecard}@{version}"
         self._measures = [(measure, SignalRef.parse(measure.signal)) for measure in card.measures]
         self._caps = [(cap, SignalRef.parse(cap.signal)) for cap in card.caps]
-        self._measure_wordings = [Wording.of(measure) for measure in card.measures]
-        self._cap_wordings = [Wording.of(cap) for cap in card.caps]
+        catalogue = with_catalogue(declared)
+        self._measure_wordings = [Wording.of(measure, catalogue) for measure in card.measures]
+        self._cap_wordings = [Wording.of(cap, catalogue) for cap in card.caps]
         parts: list[Measure | Cap] = [*card.measures, *card.caps]
         named = [*(part.signal for part in parts), *(name for part in parts for name in part.reason.mentioned)]
         self.refs = tuple(dict.fromkeys(SignalRef.parse(name) for name in named))
         """The signals that scoring and its reasons need."""
+        self.custom = used(card, declared)
         groups = list(card.groups)
         self._group_of = np.array([groups.index(measure.group) for measure in card.measures])
         self._weight = np.array([measure.weight for measure in card.measures])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def check(
     from alerts.rules import RulebookError, check_book, load
     from consumers import sources
     from consumers.webhooks import file as webhooks
-    from health import scorecards
+    from health import custom, scorecards
     from health.catalogue import SIGNALS
     from health.yamlfile import FileError
     from service import settings
@@ -41,13 +42,16 @@ def check(
         found = f"{len(book.rules)} rules with {tests} tests (version {book.version[:12]})"
     except RulebookError as error:
         problems += [str(problem) for problem in error.problems]
-    for load_file, place in (
-        (scorecards.load, "scorecards"),
-        (sources.load, sources.FILE_NAME),
-        (webhooks.load, webhooks.WEBHOOKS_FILE),
+    declared = custom.NONE
+    with contextlib.suppress(FileError):  # told above, with the rules
+        declared = custom.load(folder)
+    for load_file in (
+        lambda: scorecards.load(folder / "scorecards", declared),
+        lambda: sources.load(folder / sources.FILE_NAME),
+        lambda: webhooks.load(folder / webhooks.WEBHOOKS_FILE),
     ):
         try:
-            load_file(folder / place)
+            load_file()
         except FileError as error:
             problems += [str(problem) for problem in error.problems]
     for problem in problems:

@@ -70,10 +70,13 @@ def files(settings: Settings) -> list[Finding]:
     from alerts.rules import RulebookError, check_book, load
     from health import scorecards
     from health.catalogue import SIGNALS
+    from health.custom import NONE
 
     findings = []
+    declared = NONE
     try:
         book = load(settings.rules_dir, SIGNALS)
+        declared = book.custom
         failing = check_book(book)
         if failing:
             what = f"{len(failing)} of the rules' own tests fail, first {failing[0]}"
@@ -85,7 +88,7 @@ def files(settings: Settings) -> list[Finding]:
         what = f"{error.problems[0]}{more}"
         findings.append(fault("rules", what, f"see `kizashi rules check {settings.rules_dir}`"))
     try:
-        scorecards.load(settings.rules_dir / "scorecards")
+        scorecards.load(settings.rules_dir / "scorecards", declared)
         findings.append(ok("scorecards", "load"))
     except FileError as error:
         findings.append(fault("scorecards", str(error.problems[0]), "correct the file"))

@@ -21,6 +21,8 @@ from health.columns import Chosen, Facts
 from health.custom import SCHEMA, CustomSignal, load, schema_text
 from health.gaps import Gap, Observed
 from health.instants import to_us
+from health.scorecards import Scorecards
+from health.scorecards import load as load_cards
 from health.signals import compute, next_change
 from health.signals_page import page
 from health.yamlfile import FileError
@@ -193,3 +195,70 @@ def test_nothing_changes_before_next_change(
         if not signal.by_day:
             expected = sum(when - timedelta(days=days) < each <= when for each in begin)
             assert compute(made, [when], [SignalRef("x")], observed).columns["x"][0, 0] == expected
+
+
+CARD = """\
+scorecard: ours
+title: {{en: Ours, ja: 自社}}
+{match}groups: {{ROI: 1}}
+measures:
+  - {{id: sent, group: ROI, signal: {signal}, weight: 1, line: [[0, 0], [10, 100]],
+     reason: {{en: "{{value}} in a week, {{mrr}} paid", ja: "週{{value}}"}}}}
+"""
+SENT = "name: sent_7d, measure: count, event: custom, days: 7, unit: times"
+TIER = "name: tier, measure: attribute, of: tier, type: text"
+
+
+def carded(folder: Path, *lines: str, match: str = "", signal: str = "sent_7d") -> Scorecards:
+    folder.joinpath("ours.yaml").write_text(CARD.format(match=match, signal=signal), encoding="utf-8")
+    rules = folder / "rules"
+    rules.mkdir(exist_ok=True)
+    return load_cards(folder, declared(rules, *lines))
+
+
+def test_scorecards_speak_of_them(tmp_path: Path) -> None:
+    cards = carded(tmp_path, SENT)
+    assert set(cards.custom) == {"sent_7d"}
+    made = known(cards.custom["sent_7d"], EVENTS)
+    scores = cards.score(compute(made, [NOW], cards.refs, OBSERVED), made, [None])
+    assert scores.score.tolist() == [20]
+    assert scores.contributions[0][1]["reason"]["en"] == "2 times in a week, unknown paid"
+    gap = Observed(NOW, (Gap("app", ago(50), ago(40), "lost"),))
+    assert cards.score(compute(made, [NOW], cards.refs, gap), made, [None]).incomplete.tolist() == [True]
+
+
+def test_a_card_has_another_version_when_a_signal_that_it_uses_is_made_otherwise(tmp_path: Path) -> None:
+    name = carded(tmp_path, SENT).name
+    assert carded(tmp_path, SENT, TIER).name == name, "one that it does not use"
+    assert carded(tmp_path, SENT.replace("days: 7", "days: 8")).name != name
+
+
+@pytest.mark.parametrize(
+    ("lines", "match", "signal", "problem"),
+    [
+        ((TIER,), "", "sent_7d", "ours.yaml:5:28: there is no signal called 'sent_7d'"),
+        ((SENT,), "", "sent_8d", "there is no signal called 'sent_8d' (did you mean sent_7d?)"),
+        ((SENT, TIER), "", "tier", "tier is a text; a scorecard takes numbers and booleans"),
+        ((SENT,), "", "\"sent_7d['x']\"", "sent_7d takes no argument"),
+        ((SENT,), "match: {sent_7d: {below: 3}}\n", "sent_7d", "sent_7d may be missing for want of data"),
+        ((SENT, TIER), "match: {tier: {below: 3}}\n", "sent_7d", "tier is a text; give the texts it may be"),
+    ],
+)
+def test_faults_of_a_card_that_speaks_of_them(
+    tmp_path: Path, lines: Sequence[str], match: str, signal: str, problem: str
+) -> None:
+    with pytest.raises(FileError) as refused:
+        carded(tmp_path, *lines, match=match, signal=signal)
+    assert problem in str(refused.value)
+
+
+def test_an_attribute_of_ones_own_says_whose_card_it_is(tmp_path: Path) -> None:
+    general = CARD.replace("scorecard: ours", "scorecard: general").format(match="", signal="mrr")
+    tmp_path.joinpath("zz.yaml").write_text(general, encoding="utf-8")
+    cards = carded(tmp_path, SENT, TIER, match="match: {tier: [gold]}\n")
+    for tier, name in (("gold", "ours"), ("tin", "general"), (None, "general")):
+        made = known(cards.custom["tier"], [] if tier is None else [(ago(24 * 400), None, tier)])
+        nothing = known(cards.custom["sent_7d"], []).chosen
+        made = replace(made, custom=cards.custom, chosen={**made.chosen, **nothing})
+        table = compute(made, [NOW], cards.refs, OBSERVED)
+        assert cards.score(table, made, [None]).scorecard[0].partition("@")[0] == name
