@@ -5,11 +5,13 @@ observed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -103,6 +105,8 @@ class ContextSource:
         self._cards = scorecards.load(self._cards_dir, self._book.custom)
         self.superseded = False
         """Another evaluator has a newer rulebook: two that differ would open and close each other's alerts."""
+        self._loaded: tuple[Any, RuleBook] | None = None
+        """What the running cards were loaded from."""
         self._problems: list[str] = []
         self._version = ""
         self._activated_at: Mapping[str, datetime] = {}
@@ -201,9 +205,11 @@ class ContextSource:
         if self._watcher.error is not None:
             problems.append(str(self._watcher.error))
         book = self._watcher.book
+        seen = (_marks(self._cards_dir), book)
         try:
-            self._cards = scorecards.load(self._cards_dir, book.custom)
-            self._book = book
+            if seen != self._loaded:
+                self._cards = scorecards.load(self._cards_dir, book.custom)
+                self._book, self._loaded = book, seen
         except FileError as error:
             problems.append(str(error))
             # The rules may go on without these cards, unless the running cards speak of signals that have changed.
@@ -228,3 +234,13 @@ class ContextSource:
             await self._on_rules(conn, before, version, now)
         if changed:
             await reevaluation.begin(conn, "rules", now)
+
+
+def _marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """By which a changed file is told without reading it."""
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed
+            stat = path.stat()
+            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
