@@ -48,7 +48,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Users(Rows):
-    """Who was active when: ``active`` (R, D)."""
+    """Who was active when: ``active`` (R, D'), the last D' <= D of the days."""
 
     active: Bools
 
@@ -73,7 +73,7 @@ class Features(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureDays(Rows):
-    """Which feature was used when: ``active`` (R, D)."""
+    """Which feature was used when: ``active`` (R, D'), the last D' <= D of the days."""
 
     name: Texts
     active: Bools
@@ -205,6 +205,14 @@ class Facts:
         """00:00 of the last day of the arrays."""
         return self.first_day_us + (self.days - 1) * DAY
 
+    @cached_property
+    def last_busy(self) -> Ints:
+        """The place among the days of the last on which anything happened, -1 for none. (A,)."""
+        busy = _last_day((self.events > 0) | (self.logins > 0) | self.active, self.days)
+        for rows in (self.users, self.feature_days):
+            np.maximum.at(busy, rows.account, _last_day(rows.active, self.days))
+        return busy
+
     def take(self, index: Ints) -> Facts:
         """The accounts at ``index``, in that order: for a closer look at a few of a batch."""
         values: dict[str, Any] = {}
@@ -219,3 +227,11 @@ class Facts:
             values[column.name] = value
         values["account_ids"] = tuple(self.account_ids[i] for i in index)
         return Facts(**values)
+
+
+def _last_day(active: Bools, days: int) -> Ints:
+    """The place of the last True of each row (R, D'), whose last place is that of the last of ``days``; -1 for none."""
+    if not active.size:
+        return np.full(len(active), -1, dtype=np.int64)
+    back = np.argmax(active[:, ::-1], axis=1)
+    return np.where(active.any(axis=1), days - 1 - back, -1)

@@ -19,7 +19,6 @@ from health.signals.view import (
     lively,
     lively_within,
     past_number,
-    running,
     window,
 )
 
@@ -30,8 +29,13 @@ BREADTH_DAYS = 90
 
 def in_window(view: View, rows: Rows, active: Bools, days: int, *, shift: int = 0) -> tuple[Floats, Floats]:
     """(low, high), for ``settle``: how many rows of each account were active on any of ``days`` days. (A, T)."""
-    low, high = window(running(active), view.day[rows.account], days, shift=shift)
-    reached = view.day + 1 - shift >= days
+    return view.once(("in_window", id(active), days, shift), lambda: _in_window(view, rows, active, days, shift))
+
+
+def _in_window(view: View, rows: Rows, active: Bools, days: int, shift: int) -> tuple[Floats, Floats]:
+    day = view.day - (view.facts.days - active.shape[1])
+    low, high = window(view.sums(active), day[rows.account], days, shift=shift)
+    reached = day + 1 - shift >= days
     return (
         np.where(reached, view.count(rows, low > 0), np.nan),
         np.where(reached, view.count(rows, high > 0), np.nan),
@@ -81,12 +85,12 @@ def _features_used(days: int) -> Definition:
 
 def _of_the_product(view: View, names: Texts) -> Bools:
     listed = set(view.facts.fleet.features)
-    return np.array([name in listed for name in names], dtype=np.bool_)
+    return np.fromiter((name in listed for name in names.tolist()), np.bool_, len(names))
 
 
 def _breadth(view: View, _: str | None) -> Floats:
     used, listed = view.facts.feature_days, len(view.facts.fleet.features)
-    ours = used.active & _of_the_product(view, used.name)[:, None]
+    ours = view.once("ours", lambda: used.active & _of_the_product(view, used.name)[:, None])
     return view.settle(*in_window(view, used, ours, BREADTH_DAYS)) / (listed or np.nan)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from health.arrays import Bools, Floats, Ints
 from health.instants import DAY
 from health.signals.adoption import in_window
-from health.signals.view import Definition, View, lively_within, running, window
+from health.signals.view import Definition, View, lively_within, window
 
 CHAMPION_DAYS = 90
 GONE_DAYS = 28
@@ -18,14 +18,25 @@ GONE_DAYS = 28
 def _last_active(view: View, *, today: bool) -> Ints:
     """The place among the days of when each account's champion was last active by t, with or without t's own day; -1
     where nobody was within the window. (A, T)."""
+    return view.once(("champion", today), lambda: _found_last_active(view, today=today))
+
+
+def _found_last_active(view: View, *, today: bool) -> Ints:
     users = view.facts.users
-    low, high = window(running(users.active), view.day[users.account], CHAMPION_DAYS)
+    before = view.facts.days - users.active.shape[1]
+    day = view.day[users.account] - before
+    low, high = window(view.sums(users.active), day, CHAMPION_DAYS)
     count = np.nan_to_num(high if today else low, nan=0).astype(np.int64)
     most = _greatest(view, users.account, count)
-    by_day = np.maximum.accumulate(np.where(users.active, np.arange(view.facts.days), -1), axis=1)
-    end = np.clip(view.day[users.account] - (0 if today else 1), 0, max(view.facts.days - 1, 0))
-    last = np.take_along_axis(by_day, end, axis=1)
+    last = np.take_along_axis(view.once("user days", lambda: _last_days(users.active)), np.clip(
+        day - (0 if today else 1), 0, max(users.active.shape[1] - 1, 0)), axis=1) + before  # fmt: skip
     return _greatest(view, users.account, np.where((count > 0) & (count == most[users.account]), last, -1))
+
+
+def _last_days(active: Bools) -> Ints:
+    """By each day the place of the last one on which the row was active, -1 for none. (R, D')."""
+    places = np.where(active, np.arange(active.shape[1], dtype=np.int16), np.int16(-1))
+    return np.asarray(np.maximum.accumulate(places, axis=1), dtype=np.int64)
 
 
 def _greatest(view: View, account: Ints, values: Ints) -> Ints:
@@ -60,7 +71,7 @@ def _gone(view: View, _: str | None) -> Floats:
 
 
 def _reached(view: View, values: Floats) -> Floats:
-    whole: Bools = view.day + 1 >= CHAMPION_DAYS
+    whole: Bools = view.day - (view.facts.days - view.facts.users.active.shape[1]) + 1 >= CHAMPION_DAYS
     return np.where(whole, values, np.nan)
 
 

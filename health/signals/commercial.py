@@ -16,6 +16,7 @@ from health.signals.view import (
     View,
     attribute_instants,
     count_in_state,
+    in_status,
     past_number,
     state_at,
     status_instants,
@@ -66,7 +67,7 @@ def _days_overdue(view: View, _: str | None) -> Floats:
 
 
 def _someone_failing(facts: Facts, _: Observed) -> Bools:
-    failing = np.isin(facts.payments.status.astype(str), FAILING)
+    failing = in_status(facts.payments, FAILING)
     found = np.zeros(len(facts), dtype=np.bool_)
     found[facts.payments.account[failing]] = True
     return found

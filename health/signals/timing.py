@@ -196,9 +196,14 @@ def _table(size: int, found: list[Pairs], first: int, last: int) -> Instants:
     account = np.concatenate([np.empty(0, dtype=np.int64), *(pair[0] for pair in found)])
     at = np.concatenate([np.empty(0, dtype=np.int64), *(pair[1] for pair in found)])
     inside = (at > first) & (at <= last)
-    pairs = np.unique(np.stack([account[inside], at[inside]]), axis=1)
-    counts = np.bincount(pairs[0], minlength=size)
-    place = np.arange(pairs.shape[1]) - np.repeat(np.cumsum(counts) - counts, counts)
+    account, at = account[inside], at[inside]
+    order = np.lexsort((at, account))
+    account, at = account[order], at[order]
+    fresh = np.ones(len(at), dtype=np.bool_)
+    fresh[1:] = (account[1:] != account[:-1]) | (at[1:] != at[:-1])
+    account, at = account[fresh], at[fresh]
+    counts = np.bincount(account, minlength=size)
+    place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
     rows = np.full((size, int(counts.max(initial=0))), NEVER, dtype=np.int64)
-    rows[pairs[0], place] = pairs[1]
+    rows[account, place] = at
     return rows

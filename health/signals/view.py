@@ -6,10 +6,10 @@ texts).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from health.arrays import Bools, Floats, Ints, Texts
 from health.columns import Facts, Records, Rows
 from health.gaps import Observed, observed_microseconds
 from health.instants import DAY, HOUR, NEVER, Instants
+
+Made = TypeVar("Made")
 
 WINDOW_TOLERANCE_US = HOUR
 """Windows count as incomplete when the position is older than this. Less than the rules' own tolerance would make
@@ -62,9 +64,22 @@ class View:
         self.at_border = t == self.day_us
         self.day = (self.day_us - facts.first_day_us) // DAY
         self.exists = (facts.start != NEVER)[:, None] & (t != NEVER)
+        self._made: dict[Hashable, Any] = {}
         self.other: Callable[[str], tuple[npt.NDArray[Any], Bools]] = _nothing
         """Another signal by its reference: its values, and where they are unknown because time was not observed; both
         (A, T). ``compute`` gives it."""
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What several signals are made from, made by the first of them. A key that speaks of an array of the facts
+        names it by its ``id``: it lives as long as they do."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
+
+    def sums(self, days: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """``running`` of a day array of the facts."""
+        return self.once(("sums", id(days)), lambda: running(days))
 
     @cached_property
     def date(self) -> Ints:
@@ -87,6 +102,9 @@ class View:
     def incomplete(self, days: int, *, before: int = 0) -> Bools:
         """Whether the window of ``days`` days that ends with t, or ``before`` days earlier, holds time that was not
         observed. (A, T)."""
+        return self.once(("incomplete", days, before), lambda: self._incomplete(days, before))
+
+    def _incomplete(self, days: int, before: int) -> Bools:
         end = self.t if not before else self.day_us - (before - 1) * DAY
         begin = np.maximum(self.day_us - (before + days - 1) * DAY, self.facts.start[:, None])
         gap = self.observed.unobserved_before(end) > self.observed.unobserved_before(np.minimum(begin, end))
@@ -172,12 +190,16 @@ class StateAt:
     since: Instants
 
 
-def state_at(view: View, records: Records, wanted: Collection[str]) -> StateAt:
+def state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
     """Which records stood in one of the ``wanted`` statuses at t.
 
     A record keeps per status the *last* time it was taken. Its state at t is the one taken last by then; before all of
     them, but after it was first heard of, the state is unknown.
     """
+    return view.once(("state", id(records), tuple(wanted)), lambda: _state_at(view, records, wanted))
+
+
+def _state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
     t = view.rows_t(records)
     inside = np.full(t.shape, NEVER, dtype=np.int64)
     outside = np.full(t.shape, NEVER, dtype=np.int64)
@@ -185,13 +207,18 @@ def state_at(view: View, records: Records, wanted: Collection[str]) -> StateAt:
         side = inside if status in wanted else outside
         np.maximum(side, np.where(at[:, None] <= t, at[:, None], NEVER), out=side)
     # Statuses taken at the same instant: the one that stands won by its event's key.
-    current = np.isin(records.status.astype(str), list(wanted))[:, None]
+    current = in_status(records, wanted)[:, None]
     holds = (inside > outside) | ((inside == outside) & (inside != NEVER) & current)
     unknown = (inside == NEVER) & (outside == NEVER) & (records.first_at[:, None] <= t)
     return StateAt(inside=holds, unknown=unknown, since=np.where(holds, inside, NEVER))
 
 
-def count_in_state(view: View, records: Records, wanted: Collection[str]) -> Floats:
+def in_status(records: Records, wanted: Collection[str]) -> Bools:
+    """Which records stand in one of the ``wanted`` statuses now. (R,)."""
+    return np.fromiter((status in wanted for status in records.status.tolist()), np.bool_, len(records.status))
+
+
+def count_in_state(view: View, records: Records, wanted: Sequence[str]) -> Floats:
     """How many records stood in one of the ``wanted`` statuses at t. (A, T)."""
     state = state_at(view, records, wanted)
     return view.known(view.count(records, state.inside), view.count(records, state.unknown) == 0)
@@ -254,9 +281,5 @@ def lively(facts: Facts, observed: Observed, *, days: int = 58) -> Bools:
     observed = observed.delivered
     if observed.has_gaps and observed.first_span_touching(facts.today_us - days * DAY, facts.now_us):
         return np.ones(len(facts), dtype=np.bool_)
-    recent = slice(max(0, facts.days - days), None)
-    done = (facts.events[:, recent] > 0) | (facts.logins[:, recent] > 0) | facts.active[:, recent]
-    busy: Bools = np.asarray(done.any(axis=1))
-    for rows in (facts.users, facts.feature_days):
-        busy[rows.account[rows.active[:, recent].any(axis=1)]] = True
+    busy: Bools = facts.last_busy >= max(0, facts.days - days)
     return busy
