@@ -72,6 +72,11 @@ UNTOUCH_MARKERS: Final = """
 UPDATE touched SET after_account_id = (SELECT max(account_id) FROM accounts WHERE account_id < :account COLLATE "C")
 WHERE after_account_id = :account
 """
+UNTOUCH_SWEEP: Final = """
+UPDATE sweeps SET after_account_id =
+    coalesce((SELECT max(account_id) FROM accounts WHERE account_id < :account COLLATE "C"), '')
+WHERE after_account_id = :account
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +153,7 @@ async def _untouch(conn: AsyncConnection, account_id: str, change: bool) -> int:
         return int(await conn.scalar(select(func.count()).select_from(touched).where(named)) or 0)
     changed = (await conn.execute(text(UNTOUCH), {"account": account_id})).rowcount
     await conn.execute(delete(touched).where(touched.c.account_ids == []))
+    await conn.execute(text(UNTOUCH_SWEEP), {"account": account_id})
     return int(changed + (await conn.execute(text(UNTOUCH_MARKERS), {"account": account_id})).rowcount)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import deliveries, rule_activations, rulebooks
 from consumers.tables import dead_letters, stream_offsets
-from health.tables import gaps, health, imports, people, sources, touched
+from health.tables import gaps, health, imports, people, reevaluations, sources, touched
 from service.queries import cursors
 from service.queries.accounts import freshness
 from service.queries.types import MAX_LIMIT, Person, Stream
@@ -86,6 +86,20 @@ class ImportView(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
 
 
+class ReevaluationView(msgspec.Struct, frozen=True, kw_only=True):
+    """The last time that everybody was looked at again: since rules or scorecards changed (`rules`), what was observed
+    is another now (`observed`), or somebody asked for it (`asked`). `state`: running, done, or replaced by a newer
+    one."""
+
+    round: int
+    why: str
+    state: str
+    accounts: int
+    done: int
+    began_at: datetime
+    ended_at: datetime | None
+
+
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     """How far the data has come, and what waits."""
 
@@ -99,6 +113,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     imports: tuple[ImportView, ...]
     waiting_batches: int
     oldest_waiting_since: datetime | None
+    reevaluation: ReevaluationView | None
     accounts_with_problems: int
     undelivered: int
     oldest_undelivered_since: datetime | None
@@ -139,12 +154,19 @@ async def status(conn: AsyncConnection, now: datetime, *, stream: Stream) -> Sta
         imports=await _rows(conn, ImportView, imports, imports.c.started_at.desc()),
         waiting_batches=waiting[0],
         oldest_waiting_since=waiting[1],
+        reevaluation=await reevaluation(conn),
         accounts_with_problems=await _count(conn, health, health.c.problem.is_not(None)),
         undelivered=undelivered[0],
         oldest_undelivered_since=undelivered[1],
         dead_deliveries=await _count(conn, deliveries, deliveries.c.status == "dead"),
         open_dead_letters=await _count(conn, dead_letters, dead_letters.c.status == "open"),
     )
+
+
+async def reevaluation(conn: AsyncConnection) -> ReevaluationView | None:
+    """The newest round; None before the first."""
+    found = await _rows(conn, ReevaluationView, reevaluations, reevaluations.c.round.desc(), limit=1)
+    return found[0] if found else None
 
 
 async def _rows(
