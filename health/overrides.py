@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.score_lines import Override
@@ -41,11 +41,20 @@ class Standing(Override):
 
 async def read(conn: AsyncConnection, account_ids: Sequence[str], now: datetime) -> list[Standing | None]:
     """What stands at ``now``, in the order of ``account_ids``."""
-    query = select(score_overrides).where(
-        score_overrides.c.account_id.in_(account_ids),
-        score_overrides.c.ended_at.is_(None),
-        score_overrides.c.expires_at > now,
-    )
+    return await _standing(conn, account_ids, score_overrides.c.ended_at.is_(None), score_overrides.c.expires_at > now)
+
+
+async def read_past(conn: AsyncConnection, account_ids: Sequence[str], at: datetime) -> list[Standing | None]:
+    """What stood ``at`` a past instant, in the order of ``account_ids``."""
+    table = score_overrides.c
+    ended_later = or_(table.ended_at.is_(None), table.ended_at > at)
+    return await _standing(conn, account_ids, table.created_at <= at, table.expires_at > at, ended_later)
+
+
+async def _standing(
+    conn: AsyncConnection, account_ids: Sequence[str], *where: ColumnElement[bool]
+) -> list[Standing | None]:
+    query = select(score_overrides).where(score_overrides.c.account_id.in_(account_ids), *where)
     found = {
         row.account_id: Standing(
             override_id=row.override_id,

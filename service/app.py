@@ -35,6 +35,7 @@ from service.api import (
     people,
     reference,
     rules,
+    scores,
     uploads,
 )
 from service.api.schemas import openapi
@@ -65,6 +66,7 @@ episodes are called when people read them; both have the same id."""
 TAGS = [
     {"name": "events", "description": "Product events in"},
     {"name": "accounts", "description": "Accounts at risk, and all that is known of one"},
+    {"name": "scores", "description": "Why a score is what it was, and what another scorecard would make of it"},
     {"name": "alerts", "description": "Alerts, and what people do with them"},
     {"name": "deliveries", "description": "Messages to people"},
     {"name": "dead letters", "description": "What could not be read: looked at, mended, sent again, discarded"},
@@ -79,6 +81,7 @@ TAGS = [
 ROUTERS = (
     contacts.router,  # its longer addresses come before those of accounts
     erasures.router,  # before the accounts, whose ids may hold slashes
+    scores.router,  # before the accounts, too
     accounts.router,
     alerts.router,
     deliveries.router,

@@ -57,6 +57,8 @@ class Deps:
     keys: KeyRing = field(init=False)
     intake: Intake = field(init=False)
     metrics_peers: dict[str, str] = field(init=False)
+    questions: asyncio.Semaphore = field(init=False, repr=False)
+    """Questions about all accounts take turns: they take the processor from everybody else."""
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _writes: set[asyncio.Task[Any]] = field(init=False, repr=False, default_factory=set)
 
@@ -76,6 +78,7 @@ class Deps:
             waiting=waiting_limits(self.settings),
         )
         self.metrics_peers = parse_peers(self.settings.metrics_peers)
+        self.questions = asyncio.Semaphore(1)
         self._slots = asyncio.Semaphore(self.settings.database_pool_size)
 
     @property

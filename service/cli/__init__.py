@@ -11,6 +11,7 @@ from service.cli import (
     dead_letters,
     demo,
     doctor,
+    explain,
     export,
     forget,
     gaps,
@@ -20,6 +21,7 @@ from service.cli import (
     replay,
     rules,
     serve,
+    what_if,
 )
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.command()(doctor.doctor)
 app.command()(replay.replay)
 app.command()(forget.forget)
 app.command()(export.export)
+app.command()(explain.explain)
+app.command()(what_if.what_if)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(partitions.app, name="partitions")
