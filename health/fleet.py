@@ -1,9 +1,9 @@
 """What the fleet says together (``health/rhythm.py``), learnt at the close of each UTC day and kept: a score can be
 reproduced with the fleet of its day.
 
-Whoever closes a day does it beside the evaluations, which go on with the fleet before it. Pauses, clock and features are
-learnt from a sample, read by pages and held as the bits they are stored in; cancellations are counted among all accounts,
-by the database.
+Whoever closes a day does it beside the evaluations, which go on with the fleet before it. Pauses, clock and features
+are learnt from a sample, read by pages and held as the bits they are stored in; cancellations are counted among all
+accounts, by the database.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ WITH statuses AS (
     AND coalesce(earlier, 'active') NOT IN ('ended', 'trial')) AS left_times
   FROM statuses GROUP BY account_id
 ), lived AS (
-  SELECT a.account_id, said.left_times, greatest(coalesce(a.started_at, a.first_event_at, a.changed_at), :since) AS begin,
+  SELECT a.account_id, said.left_times,
+    greatest(coalesce(a.started_at, a.first_event_at, a.changed_at), :since) AS begin,
     least(:until, CASE WHEN said.account_id IS NULL THEN coalesce(a.last_activity_at, a.started_at, a.first_event_at,
       a.changed_at) + CAST(:unsaid AS interval) END) AS until
   FROM accounts a LEFT JOIN said USING (account_id)

@@ -47,6 +47,10 @@ CLOCK_PRIOR: Final = 10.0
 CLOCK_LIMITS: Final = (0.1, 2.0)
 """A day counts at least and at most so much: a day of no traffic at all is not to stop the clock for good."""
 TAIL_WEIGHT, AGE_WEIGHT, RECENT_WEIGHT = 0.48, -0.36, -0.67
+LONG_SILENCE_WEIGHT: Final = 1.0
+"""Of the logarithm of how many times as long as the recent days a silence lasts. By then no pause was so long and no
+recent day is left to tell one long silence from another, but who was gone for three years returns more rarely than who
+was for one."""
 POINTS_PER_DOUBLING: Final = 30.0
 POINTS_AT_BASE: Final = 70.0
 DEFAULT_BASE_RATE: Final = 0.05
@@ -103,11 +107,11 @@ class Clock:
 def population_clock(active: Ints, standing: Ints, first: int) -> Clock:
     """From how many accounts were ``active``, of how many ``standing``, on each of D days from day ``first`` on.
 
-    A day counts its active share against that of the CLOCK_DAYS days before it; the first of them count in full. Shares,
-    so that newly won accounts do not hurry the clock. A steady weekly pattern, like quiet Sundays, moves it as well: a
-    Sunday's silence says less than a Monday's. Where few are active on a day their number says little, and least of all
-    may an account stop the clock by its own silence: CLOCK_PRIOR accounts that are as active as ever are counted with
-    them.
+    A day counts its active share against that of the CLOCK_DAYS days before it; the first of them count in full.
+    Shares, so that newly won accounts do not hurry the clock. A steady weekly pattern, like quiet Sundays, moves it as
+    well: a Sunday's silence says less than a Monday's. Where few are active on a day their number says little, and least
+    of all may an account stop the clock by its own silence: CLOCK_PRIOR accounts that are as active as ever are counted
+    with them.
     """
     actives = np.concatenate([[0.0], np.cumsum(active, dtype=np.float64)])
     stood = np.concatenate([[0.0], np.cumsum(standing, dtype=np.float64)])
@@ -184,8 +188,9 @@ def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
     own, weight = spans.outlasting(silence)
     bucket = np.where(count < 2, NEWCOMERS, bucket_of(usual))
     tail = (PRIOR_TAIL * _tail(fleet.tails, bucket, silence) + own) / (PRIOR_TAIL + weight)
+    beyond = np.log(np.maximum(silence / fleet.recent_days, 1.0))
     parts = {
-        "silence": TAIL_WEIGHT * -np.log(np.maximum(tail, TAIL_FLOOR)),
+        "silence": TAIL_WEIGHT * -np.log(np.maximum(tail, TAIL_FLOOR)) + LONG_SILENCE_WEIGHT * beyond,
         "age": AGE_WEIGHT * np.log1p(count),
         "recent": RECENT_WEIGHT * np.log1p(recent),
     }
@@ -250,7 +255,7 @@ class Pauses:
         order = np.argsort(-self.total, kind="stable")
         number = self.total[order]
         place = (np.cumsum(self.total) - self.total)[order]
-        # Pause by pause of all accounts at once: sums grown by 1 / DECAY each instead lose all digits in long histories.
+        # Pause by pause of all accounts at once: sums that grow by 1 / DECAY each lose all digits in long histories.
         for step in range(1, int(number[0]) if len(number) else 0):
             now = place[: np.searchsorted(-number, -step)] + step
             length[now] = DECAY * length[now - 1] + self.length[now - 1]

@@ -46,6 +46,7 @@ def walk(days: Collection[int], day: int, fleet: Fleet, *, start: int = 0,
     part = min(1.0, silence - below)
     fleets = fleet.tails[bucket, below] * (1 - part) + fleet.tails[bucket, below + 1] * part
     tail = (8 * fleets + own) / (8 + number)
-    recent = sum(1 for d in days if day - 28 < d <= day)
+    recent = sum(1 for d in days if day - fleet.recent_days < d <= day)
     z = fleet.intercept - 0.48 * math.log(max(tail, 0.01)) - 0.36 * math.log1p(count) - 0.67 * math.log1p(recent)
+    z += math.log(max(silence / fleet.recent_days, 1))
     return Walked(silence_ratio=silence / usual, usual_pause=usual, tail=float(tail), log_odds=float(z))

@@ -1,13 +1,14 @@
 """Signals of rhythm: how unusual the silence is for this account, and the odds of its leaving. Pure.
 
 A silence counts whole UTC days that have ended; today counts as soon as the account is active in it. Days that were not
-observed do not pass. An account that was never active has no rhythm yet: its signals are unknown, and what it has not
-begun is for onboarding to say.
+observed do not pass. An account that was never active has been silent since its start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -15,39 +16,54 @@ from health.arrays import Bools, Floats, Ints
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER
-from health.rhythm import RECENT_DAYS, Clock, DaySets, Fleet, Rhythm, rhythm
+from health.rhythm import RECENT_DAYS, Clock, DaySets, Rhythm, rhythm
 from health.signals.view import Definition, View
 
 CLOCK_DAYS = 1200
 """How far back days are asked whether they were observed; longer than rhythms look back."""
 
 
+_COMPUTED: WeakKeyDictionary[View, tuple[Sequence[Rhythm], Bools]] = WeakKeyDictionary()
+"""Four signals read the same rhythms; it is by far the most of their work."""
+
+
 def _signal(part: Callable[[Rhythm], Floats], *, window_days: int | None = None) -> Definition:
     def values(view: View, _: str | None) -> Floats:
-        if view.observed.through is None:
+        if view.observed.through is None or not view.t.shape[1]:
             return np.full(view.t.shape, np.nan)
-        facts = view.facts
-        fleet = Fleet(**{**vars(facts.fleet), "clock": _observed(facts, view.observed)})
-        days = DaySets(
-            account=facts.active_days.account,
-            day=facts.active_days.day,
-            start=np.where(facts.start == NEVER, 0, facts.start) // DAY,
-        )
-        columns = [_column(view, place, days, fleet, part) for place in range(view.t.shape[1])]
-        return np.stack(columns, axis=1) if columns else np.empty(view.t.shape)
+        if view not in _COMPUTED:
+            _COMPUTED[view] = _rhythms(view)
+        columns, known = _COMPUTED[view]
+        return np.where(known, np.stack([part(column) for column in columns], axis=1), np.nan)
 
     return Definition(values=values, borders=_everybody, window_days=window_days)
 
 
-def _column(view: View, place: int, days: DaySets, fleet: Fleet, part: Callable[[Rhythm], Floats]) -> Floats:
-    """At a day's border nothing of that day has happened; now everything known has; in between it is not known."""
+def _rhythms(view: View) -> tuple[Sequence[Rhythm], Bools]:
+    """The rhythm at each instant, and where it is known (A, T)."""
+    facts = view.facts
+    fleet = replace(facts.fleet, clock=_observed(facts, view.observed))
+    days = DaySets(
+        account=facts.active_days.account,
+        day=facts.active_days.day,
+        start=np.where(facts.start == NEVER, 0, facts.start) // DAY,
+    )
+    begins = np.minimum(days.start, _first(days))
+    columns, known = [], []
+    for place in range(view.t.shape[1]):
+        counted, settled = _counted(view, place, days)
+        columns.append(rhythm(days, counted, fleet))
+        known.append(settled & (begins <= counted) & view.exists[:, place])
+    return columns, np.stack(known, axis=1)
+
+
+def _counted(view: View, place: int, days: DaySets) -> tuple[Ints, Bools]:
+    """The last day that counts, and whether that is known: at a day's border nothing of that day has happened; now
+    everything known has; in between it is not known."""
     today = view.day_us[:, place] // DAY
     active_today = _has(days, today)
     counted = np.where(active_today & ~view.at_border[:, place], today, today - 1)
-    known = ~active_today | view.at_border[:, place] | view.live[:, place]
-    begun = _first(days) <= counted
-    values = part(rhythm(days, counted, fleet))
-    return np.where(known & begun & view.exists[:, place], values, np.nan)
+    return counted, ~active_today | view.at_border[:, place] | view.live[:, place]
 
 
 def _first(days: DaySets) -> Ints:

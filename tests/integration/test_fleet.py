@@ -90,7 +90,7 @@ async def test_recorded_cancellations_move_the_base_rate(engine: AsyncEngine) ->
 async def test_who_left_and_who_merely_was_no_customer(
     engine: AsyncEngine, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a year of 168 days, counted up to the end of yesterday; a trial, a pause and an absence are no time lived."""
+    """Half a year of 168 days, counted up to the end of yesterday; no time was lived on trial, paused, away."""
     monkeypatch.setattr(fleet, "COUNTED_ACCOUNTS", page)
     stays = [(0, "active")]
     lives = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from health import rhythm as r
-from health.learning import STANDS, Page, Pages, learn_clock, learn_fleet
+from health.learning import STANDS, Page, Pages, learn_fleet
 from health.rhythm import Clock, DaySets, Fleet, population_clock, rhythm
 from tests.rhythm_model import walk
 

@@ -220,15 +220,16 @@ def by_rhythm(account: Account, name: str, at: datetime, observed: Observed) -> 
     if account.start is None or unsure or (name == "churn_odds" and touched(account, at, 28, observed)):
         return math.nan
     counted = today if today in days and at != midnight(at) else today - 1
-    if min(days, default=counted + 1) > counted:
+    start = (account.start - EPOCH) // DAY
+    if min({start, *days}) > counted:
         return math.nan
-    first = min(days, default=counted) - 1000
+    first = min({start, *days}) - 1000
 
     def moment(day: int) -> float:
         end = EPOCH + timedelta(days=day + 1)
         return day - unobserved(EPOCH + timedelta(days=first), end, observed) / DAY
 
-    walked = walk(days, counted, SHIPPED, start=(account.start - EPOCH) // DAY, moment=moment)
+    walked = walk(days, counted, SHIPPED, start=start, moment=moment)
     return {
         "silence_ratio": walked.silence_ratio,
         "usual_pause": walked.usual_pause,
