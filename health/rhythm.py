@@ -109,9 +109,9 @@ def population_clock(active: Ints, standing: Ints, first: int) -> Clock:
 
     A day counts its active share against that of the CLOCK_DAYS days before it; the first of them count in full.
     Shares, so that newly won accounts do not hurry the clock. A steady weekly pattern, like quiet Sundays, moves it as
-    well: a Sunday's silence says less than a Monday's. Where few are active on a day their number says little, and least
-    of all may an account stop the clock by its own silence: CLOCK_PRIOR accounts that are as active as ever are counted
-    with them.
+    well: a Sunday's silence says less than a Monday's. Where few are active on a day their number says little, and
+    least of all may an account stop the clock by its own silence: CLOCK_PRIOR accounts that are as active as ever are
+    counted with them.
     """
     actives = np.concatenate([[0.0], np.cumsum(active, dtype=np.float64)])
     stood = np.concatenate([[0.0], np.cumsum(standing, dtype=np.float64)])
