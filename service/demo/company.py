@@ -7,7 +7,7 @@ dates are laid around it. What happens on a day is in ``service/demo/plans.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeVar
@@ -52,11 +52,13 @@ RATES: Final = {"USD": 1.0, "EUR": 0.9, "JPY": 150.0}
 OWNERS_JA: Final = ("aiko", "ren", "mei")
 OWNERS_EN: Final = ("tom", "sofia", "daniel")
 UNOWNED_SHARE: Final = 0.01
+BRANCHES: Final = {"JP": ("大阪支社", "福岡支社"), "US": ("Chicago branch", "Boston branch")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """One customer. ``turn``: days before the anchor at which its story turned (it fell silent, its champion left)."""
+    """One customer. ``turn``: days before the anchor at which its story turned (it fell silent, its champion left).
+    ``parent_id``: the customer that it is a branch of."""
 
     account_id: str
     name: str
@@ -73,6 +75,7 @@ class Account:
     renewal_on: date
     billing_day: int
     turn: int
+    parent_id: str | None = None
 
     @property
     def japanese(self) -> bool:
@@ -126,12 +129,27 @@ def make_company(seed: int, anchor: datetime, *, accounts: int = ACCOUNTS, histo
         raise ValueError("the anchor has no time zone: give an aware instant")
     kinds = _kinds(accounts)
     named = _names(seed, accounts)
-    return Company(
-        seed=seed,
-        anchor=anchor,
-        history_days=history_days,
-        accounts=tuple(_account(seed, anchor, number, kinds[number], named) for number in range(accounts)),
-    )
+    made = tuple(_account(seed, anchor, number, kinds[number], named) for number in range(accounts))
+    return Company(seed=seed, anchor=anchor, history_days=history_days, accounts=_with_branches(made))
+
+
+def _with_branches(accounts: tuple[Account, ...]) -> tuple[Account, ...]:
+    """In each language one healthy customer has two branches of its country, one that does well and one that fades."""
+    branches: dict[str, Account] = {}
+    for country, cities in BRANCHES.items():
+        here = [account for account in reversed(accounts) if account.country == country]
+        healthy = [account for account in here if account.archetype == "healthy"]
+        fading = [account for account in here if account.archetype == "fading"]
+        if len(healthy) < 2 or not fading:
+            continue
+        # Not of the first half: about those, stories are told.
+        *_, smaller, parent = sorted(healthy[: max(2, len(healthy) // 2)], key=lambda account: account.mrr)
+        for city, child in zip(cities, (smaller, fading[0]), strict=True):
+            joint = " " if country == "JP" else ", "
+            branches[child.account_id] = replace(
+                child, name=f"{parent.name}{joint}{city}", owner=parent.owner, parent_id=parent.account_id
+            )
+    return tuple(branches.get(account.account_id, account) for account in accounts)
 
 
 def _kinds(accounts: int) -> list[Archetype]:

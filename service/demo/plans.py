@@ -298,6 +298,8 @@ class Days:
             "status": "active", "seats": account.seats, "started_at": account.started_on.isoformat(),
             "timezone": account.timezone, "country": account.country, "touch_model": account.touch_model,
         }  # fmt: skip
+        if account.parent_id is not None:
+            traits["parent_account_id"] = account.parent_id
         at = datetime.combine(day, NIGHT, UTC)
         place: dict[str, Any] = {"account_id": account.account_id, "timestamp": at, "source": SOURCE}
         yield Group(**place, event_id=f"{account.account_id}-group", traits=traits)

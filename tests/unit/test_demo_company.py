@@ -59,6 +59,20 @@ def test_a_larger_company_has_the_intended_mix_and_no_name_twice() -> None:
     assert owners == {person for person, known in PEOPLE.items() if known.get("role") != "manager"}
 
 
+def test_in_each_language_a_customer_has_two_branches() -> None:
+    accounts = {account.account_id: account for account in make_company(20, ANCHOR).accounts}
+    branches = [account for account in accounts.values() if account.parent_id is not None]
+    assert sorted((account.country, account.archetype) for account in branches) == [
+        ("JP", "fading"), ("JP", "healthy"), ("US", "fading"), ("US", "healthy"),
+    ]  # fmt: skip
+    for branch in branches:
+        parent = accounts[branch.parent_id or ""]
+        assert (parent.country, parent.archetype, parent.parent_id) == (branch.country, "healthy", None)
+        assert branch.name.startswith(parent.name)
+        assert branch.currency == parent.currency
+    assert make_company(20, ANCHOR, accounts=3).accounts[0].parent_id is None
+
+
 def test_every_event_of_the_history_is_one_that_the_door_takes(history: dict[str, list[Event]]) -> None:
     ids: set[str] = set()
     count = 0
