@@ -73,6 +73,11 @@ class CustomSignal:
         """As it counts for the version of whatever uses it."""
         return self.spec.model_dump(mode="json")
 
+    @property
+    def counted(self) -> dict[str, Any]:
+        """What its values depend on: all but its wording."""
+        return self.spec.model_dump(mode="json", exclude={"unit", "meaning"})
+
 
 NONE: Final[Mapping[str, CustomSignal]] = MappingProxyType({})
 
@@ -150,6 +155,11 @@ def _fault_of_usage(spec: SignalSpec) -> tuple[str, str] | None:
             "feature (for the time since the last use: days_since_feature['…'])"
         )
     return None
+
+
+def entry_of(content: Mapping[str, Any]) -> Signal:
+    """The entry of a signal from its ``CustomSignal.content``, as a rulebook keeps it."""
+    return _entry(SignalSpec.model_validate(content))
 
 
 def _entry(spec: SignalSpec) -> Signal:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from health.catalogue import SIGNALS
+from health.catalogue import SIGNALS, Signal
+from health.custom import entry_of
 from service import metrics, queries
 from service.api.common import DepsDep, ReadKey, answer
 from service.api.schemas import answers
@@ -18,7 +17,8 @@ router = APIRouter(prefix="/api/v1", tags=["rules and status"])
 
 
 class SignalView(msgspec.Struct, frozen=True, kw_only=True):
-    """One signal: a named measure of an account that rules and scorecards may use."""
+    """One signal: a named measure of an account that rules and scorecards may use. `valid`: from when on its values are
+    right, said of each that `signals.yaml` declares; null for those that ship."""
 
     name: str
     type: str
@@ -28,6 +28,7 @@ class SignalView(msgspec.Struct, frozen=True, kw_only=True):
     absence: bool
     day_border: str
     parameter: str | None
+    valid: dict[str, str] | None
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +45,19 @@ async def show_rules(deps: DepsDep, _: ReadKey) -> Response:
 
 
 @router.get("/signals", summary="The signals", responses=answers(Signals, "The catalogue"))
-async def show_signals(_: ReadKey) -> Response:
-    """What rules and scorecards may speak of. `absence`: it is only believed for time that was observed."""
-    items = [_signal(signal) for signal in SIGNALS.values()]
-    return answer(Signals(items=items))
+async def show_signals(deps: DepsDep, _: ReadKey) -> Response:
+    """What rules and scorecards may speak of, at the end those that `signals.yaml` declares, as the evaluator runs
+    them. `absence`: it is only believed for time that was observed."""
+    async with deps.reading() as conn:
+        running = await queries.rulebook(conn)
+    declared = [entry_of(content) for content in running.content.get("signals", [])]
+    return answer(Signals(items=[_signal(signal) for signal in (*SIGNALS.values(), *declared)]))
 
 
-def _signal(signal: Any) -> SignalView:
+def _signal(signal: Signal) -> SignalView:
     values = {name: getattr(signal, name) for name in SignalView.__struct_fields__}
-    return SignalView(**{**values, "meaning": dict(signal.meaning)})
+    valid = None if signal.valid is None else dict(signal.valid)
+    return SignalView(**{**values, "meaning": dict(signal.meaning), "valid": valid})
 
 
 @router.get("/status", summary="How far the data has come", responses=answers(StatusView, "Progress and backlogs"))

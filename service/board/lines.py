@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
-from health.catalogue import SIGNALS, SignalRef
+from health.catalogue import SIGNALS, Signal, SignalRef
 from health.scorecards import FULL_MARK, explain
 from service.board import formats
 from service.board.words import Words
@@ -40,6 +40,7 @@ WHYS = {
     "not_acknowledged": "Not acknowledged since {at}",
     "disproved": "An event that arrived late shows that it was not so",
     "account_gone": "Status of the account: {status}",
+    "umbrella": "Only holds other accounts: their alerts tell it",
     "rule_gone": "The rule was switched off or removed",
     "escalated": "{before} → {after}",
 }
@@ -104,7 +105,8 @@ ATTRIBUTES = {
 }
 
 
-GROUPS = {"Deployment": "Deployment", "Engagement": "Engagement", "Adoption": "Adoption", "ROI": "ROI"}
+GROUPS = {"Deployment": "Deployment", "Engagement": "Engagement", "Adoption": "Adoption", "ROI": "ROI",
+          "Children": "Children"}  # fmt: skip
 """Of the scorecard that comes with the service; other cards' groups are shown as their authors wrote them."""
 
 SIGNAL_NAMES = {
@@ -182,7 +184,12 @@ SIGNAL_NAMES = {
     "onboarding_overdue_milestones": "Overdue milestones",
     "goals_reached": "Goals reached",
     "goals_reached_share": "Goals reached, share",
+    "goals_progress": "Progress of the goals",
     "goals_on_track": "Goals reached or on track",
+    "goals_behind": "Goals behind their pace",
+    "goals_overdue": "Goals overdue",
+    "goal_most_behind": "Goal most behind",
+    "lifecycle_stage": "Stage of life",
     "usual_pause": "Usual pause",
     "score": "Score",
     "score_change_28d": "Score change, 28 days",
@@ -368,31 +375,39 @@ def localised(text: Any, words: Words) -> str:
     return "" if text is None else str(text)
 
 
-def measure_name(measure: str, words: Words) -> str:
+def measure_name(measure: str, words: Words, catalogue: Mapping[str, Signal] = SIGNALS) -> str:
     """What people call a signal, such as ``Days since feature: export``."""
     try:
         reference = SignalRef.parse(measure)
     except ValueError:
         return measure
-    name = words(SIGNAL_NAMES[reference.name]) if reference.name in SIGNAL_NAMES else _meaning(reference.name, words)
+    name = (
+        words(SIGNAL_NAMES[reference.name])
+        if reference.name in SIGNAL_NAMES
+        else _meaning(reference.name, words, catalogue)
+    )
     return f"{name}: {reference.argument}" if reference.argument else name
 
 
-def _meaning(signal: str, words: Words) -> str:
-    if signal not in SIGNALS:
+def _meaning(signal: str, words: Words, catalogue: Mapping[str, Signal]) -> str:
+    if signal not in catalogue:
         return signal.replace("_", " ").capitalize()
-    return SIGNALS[signal].meaning[words.language]
+    return catalogue[signal].meaning[words.language]
 
 
-def meaning_of(measure: str, words: Words) -> str:
-    """The catalogue's whole meaning, for hovering; empty when it does not know the signal."""
-    name = measure.partition("[")[0]
-    return SIGNALS[name].meaning[words.language] if name in SIGNALS else ""
+def meaning_of(measure: str, words: Words, catalogue: Mapping[str, Signal] = SIGNALS) -> str:
+    """The catalogue's whole meaning, for hovering, and from when on one of our own is right; empty when it does not
+    know the signal."""
+    signal = catalogue.get(measure.partition("[")[0])
+    if signal is None:
+        return ""
+    valid = "" if signal.valid is None else f" ({signal.valid[words.language]})"
+    return signal.meaning[words.language] + valid
 
 
-def unit_of(measure: str) -> str | None:
+def unit_of(measure: str, catalogue: Mapping[str, Signal] = SIGNALS) -> str | None:
     try:
-        signal = SIGNALS.get(SignalRef.parse(measure).name)
+        signal = catalogue.get(SignalRef.parse(measure).name)
     except ValueError:
         return None
     return signal.unit if signal else None
@@ -406,15 +421,17 @@ class SignalLine:
     value: str
 
 
-def signal_lines(signals: Mapping[str, Any], words: Words) -> list[SignalLine]:
+def signal_lines(
+    signals: Mapping[str, Any], words: Words, catalogue: Mapping[str, Signal] = SIGNALS
+) -> list[SignalLine]:
     """In the catalogue's order, those that it does not know last."""
-    order = {name: place for place, name in enumerate(SIGNALS)}
+    order = {name: place for place, name in enumerate(catalogue)}
     return [
         SignalLine(
             reference=reference,
-            name=measure_name(reference, words),
-            meaning=meaning_of(reference, words),
-            value=formats.value_of(signals[reference], unit_of(reference), words),
+            name=measure_name(reference, words, catalogue),
+            meaning=meaning_of(reference, words, catalogue),
+            value=formats.value_of(signals[reference], unit_of(reference, catalogue), words),
         )
         for reference in sorted(signals, key=lambda r: (order.get(r.partition("[")[0], len(order)), r))
     ]

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from alerts.rules import RulebookError, RuleWatcher
-from health.catalogue import SIGNALS
+from health.catalogue import SIGNALS, Signal
+from health.custom import with_catalogue
 from service import auth
 from service.board import assets
 from service.board.lines import localised
@@ -54,6 +55,7 @@ class RuleTexts:
         self._rules_dir = rules_dir
         self._watcher: RuleWatcher | None = None
         self._texts: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+        self._catalogue: Mapping[str, Signal] = SIGNALS
         self._looked_at = float("-inf")
 
     def title(self, rule_id: str, words: Words) -> str:
@@ -69,6 +71,12 @@ class RuleTexts:
         self._look()
         return localised(self._texts[rule_id][1], words) if rule_id in self._texts else ""
 
+    @property
+    def catalogue(self) -> Mapping[str, Signal]:
+        """The signals, with those of configuration."""
+        self._look()
+        return self._catalogue
+
     def _look(self) -> None:
         if time.monotonic() - self._looked_at < RECHECK_SECONDS:
             return
@@ -83,6 +91,7 @@ class RuleTexts:
             log.warning("rule titles are not available: %s", error)
             return
         self._texts = {rule.id: (rule.title, rule.suggestion) for rule in self._watcher.book.rules}
+        self._catalogue = with_catalogue(self._watcher.book.custom)
 
 
 class Board:

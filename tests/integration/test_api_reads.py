@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,9 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from alerts.tables import rulebooks
 from consumers.tables import dead_letters, stream_offsets
+from health.custom import load as load_custom
 from health.tables import (
     account_attributes,
     account_history,
@@ -537,6 +540,24 @@ async def test_status_and_rules_of_an_empty_service(service: Api) -> None:
     assert (await service.get("/api/v1/rules")).json()["version"] is None
     signals = (await service.get("/api/v1/signals")).json()["items"]
     assert "days_since_login" in {signal["name"] for signal in signals}
+    assert {signal["valid"] for signal in signals} == {None}
+
+
+async def test_signals_of_configuration_are_listed_as_the_evaluator_runs_them(
+    engine: AsyncEngine, service: Api, tmp_path: Path
+) -> None:
+    lines = ("name: sent_7d, measure: count, event: custom, days: 7", "name: tier, measure: attribute, of: tier")
+    meaning = "meaning: {en: ours, ja: 自社}"
+    text = "".join(f"  - {{{line}, {meaning}}}\n" for line in lines)
+    tmp_path.joinpath("signals.yaml").write_text("signals:\n" + text, encoding="utf-8")
+    content = {"signals": [signal.content for signal in load_custom(tmp_path).values()]}
+    async with engine.begin() as conn:
+        await conn.execute(insert(rulebooks).values(version="1", loaded_at=NOW, content=content))
+    sent, tier = (await service.get("/api/v1/signals")).json()["items"][-2:]
+    assert (sent["name"], sent["type"], sent["meaning"]) == ("sent_7d", "number", {"en": "ours", "ja": "自社"})
+    assert sent["absence"] and not tier["absence"]
+    assert sent["valid"] == {"en": "exact back to the first event", "ja": "最初のイベントまでさかのぼって正確"}
+    assert "not kept" in tier["valid"]["en"]
 
 
 async def test_the_list_reads_its_index(engine: AsyncEngine, service: Api) -> None:

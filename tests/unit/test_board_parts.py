@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
+from health.custom import load, with_catalogue
 from service.board import assets, lines
 from service.board.forms import AlertForm, RiskForm, own_path
 from service.board.session import Signer, new_session
@@ -189,6 +190,20 @@ def test_measures_have_names() -> None:
     assert lines.measure_name("days_since_feature['export']", EN) == "Days since feature: export"
     assert lines.measure_name("not a signal!", EN) == "not a signal!"
     assert lines.measure_name("some_new_signal", JA) == "Some new signal"
+
+
+def test_signals_of_configuration_are_told_with_their_words_and_since_when_they_are_right(tmp_path: Path) -> None:
+    text = (
+        "signals: [{name: sent, measure: count, event: custom, days: 7, unit: change, meaning: {en: Sent, ja: 送信}}]"
+    )
+    tmp_path.joinpath("signals.yaml").write_text(text, encoding="utf-8")
+    ours = with_catalogue(load(tmp_path))
+    (line,) = lines.signal_lines({"sent": 0.25}, JA, ours)
+    assert (line.name, line.meaning, line.value) == (
+        "送信",
+        "送信 (最初のイベントまでさかのぼって正確)",
+        lines.signal_lines({"usage_change_28d": 0.25}, JA)[0].value,
+    )
 
 
 def test_vendored_files_are_the_ones_that_were_reviewed(root: Path) -> None:
