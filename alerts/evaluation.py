@@ -17,10 +17,11 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from alerts import store
+from alerts import lineage, store
 from alerts.context import Context
 from alerts.episodes import Change, Episode, Observation, Policy, advance
 from alerts.health_row import write_health
+from alerts.lineage import NO_FACTS
 from alerts.observing import AccountRow, Batch, Dated, deniable, judge, needs_date, observe_all
 from alerts.outbox import cancel_waiting, enqueue
 from alerts.rules import Rule
@@ -31,9 +32,6 @@ from health.instants import from_us
 from health.scorecards import Scores
 from health.signals import SignalTable
 from health.tables import accounts, health
-
-NO_FACTS = -1
-"""Version of an account of which no event has come yet."""
 
 READINGS = 3
 """How often the facts are read until they fit together."""
@@ -120,6 +118,7 @@ async def _read(
     facts = await reading.read(
         conn, account_ids, now=now, refs=context.refs, fleet=context.fleet, custom=context.rulebook.custom
     )
+    kin = await lineage.read(conn, facts, rows)
     table = signals.compute(facts, [now], context.refs, context.observed)
     by_hand = await overrides.read(conn, account_ids, now)
     scores = context.scorecards.score(table, facts, [row.band for row in rows], by_hand)
@@ -128,7 +127,7 @@ async def _read(
     table.columns.update(score_course.changes(past, scores, table.columns))
     return Batch(
         now=now, context=context, facts=facts, rows=rows, table=table, scores=scores, overrides=by_hand,
-        oldest_event_at=oldest,
+        oldest_event_at=oldest, lineage=kin,
     )  # fmt: skip
 
 
@@ -141,6 +140,9 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             health.c.facts_version,
             health.c.scorecard,
             health.c.waiting_since,
+            health.c.parent_id,
+            health.c.parent_problem,
+            health.c.as_child,
             health.c.imported_until.label("import_seen"),
             accounts.c.version,
             accounts.c.last_event_at,
@@ -161,6 +163,9 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             imported_until=row.imported_until,
             evaluated_at=row.evaluated_at,
             waiting_since=row.waiting_since,
+            parent_id=row.parent_id,
+            parent_problem=row.parent_problem,
+            as_child=row.as_child,
             import_seen=row.import_seen,
             scorecard=row.scorecard,
             band=row.band,

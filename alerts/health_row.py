@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from alerts import lineage
 from health.arrays import Floats
 from health.instants import NEVER, from_us
 
@@ -37,6 +38,10 @@ _COLUMNS = {
     "scorecard": "text",
     "incomplete_since": "timestamptz",
     "problem": "text",
+    "parent_id": "text",
+    "parent_problem": "text",
+    "as_child": "jsonb",
+    "rollup": "jsonb",
     "facts_version": "bigint",
     "round": "bigint",
     "imported_until": "timestamptz",
@@ -71,12 +76,14 @@ WHERE s.score IS DISTINCT FROM excluded.score OR s.band IS DISTINCT FROM exclude
 async def write_health(
     conn: AsyncConnection, batch: Batch, due_at: Sequence[datetime | None], open_alerts: Mapping[str, int]
 ) -> None:
-    """Every column of the lists, and the last score of the day."""
+    """Every column of the lists, and the last score of the day; what parents are told."""
     at_risk = batch.facts.numbers["mrr"] * batch.scores.at_risk
-    rows = [_row(batch, place, at_risk, due_at[place], open_alerts) for place in range(len(batch.facts))]
+    kin = lineage.columns(batch, at_risk)
+    rows = [_row(batch, place, at_risk, due_at[place], open_alerts) | kin[place] for place in range(len(batch.facts))]
     encoded = msgspec.json.encode(rows).decode()
     await conn.execute(_UPDATE, {"rows": encoded})
     await conn.execute(_SCORES, {"rows": encoded, "day": batch.now.date()})
+    await lineage.tell_parents(conn, batch, kin)
 
 
 def _row(

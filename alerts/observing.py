@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from alerts import since
 from alerts.episodes import Episode, Observation
+from alerts.lineage import leaves_umbrellas
 from alerts.rules import Rule, evaluate_all
 from health import signals
 from health.columns import Facts
@@ -25,6 +26,7 @@ from health.signals import SignalTable
 
 if TYPE_CHECKING:
     from alerts.context import Context
+    from alerts.lineage import Lineage
 
 GONE = frozenset({"ended", "paused"})
 """Statuses in which an account leaves every rule that does not ask for the status itself."""
@@ -44,6 +46,9 @@ class AccountRow:
     import_seen: datetime | None
     scorecard: str | None
     band: str | None
+    parent_id: str | None
+    parent_problem: str | None
+    as_child: Mapping[str, Any] | None
     news: bool
     """Whether facts have come since the last evaluation, rather than time alone."""
 
@@ -60,13 +65,15 @@ class Batch:
     scores: Scores
     overrides: Sequence[Override | None]
     oldest_event_at: datetime | None
+    lineage: Lineage
 
     def signals_of(self, place: int) -> dict[str, Any]:
         return self.table.row(place)
 
 
 def judge(batch: Batch) -> npt.NDArray[np.float64]:
-    """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave; while data is held, absence is not believed."""
+    """(rules, accounts): 1.0, 0.0 or NaN. Gone accounts leave, umbrellas some; while data is held, absence is not
+    believed."""
     rules = batch.context.rulebook.rules
     columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
     verdicts = np.array(evaluate_all([rule.when for rule in rules], columns), dtype=np.float64).reshape(
@@ -77,6 +84,8 @@ def judge(batch: Batch) -> npt.NDArray[np.float64]:
     for place, rule in enumerate(rules):
         if not rule.names_status:
             verdicts[place, gone] = 0.0
+        if leaves_umbrellas(rule):
+            verdicts[place, batch.lineage.umbrella] = 0.0
         if rule.absence and held:
             verdicts[place, verdicts[place] == 1.0] = np.nan
     return verdicts
@@ -142,6 +151,8 @@ def _observe(
         if not rule.names_status and status in GONE:
             left = {"code": "account_gone", "status": status}
             return Observation(holds=False, reason=f"the account is {status}", data=left)
+        if leaves_umbrellas(rule) and batch.lineage.umbrella[place]:
+            return Observation(holds=False, reason="the account only holds others", data={"code": "umbrella"})
         return Observation(holds=False, reason=_because(rule, row), disproved=denied, data=_behind(rule, row))
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
     if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):

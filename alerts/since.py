@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from alerts.rules import Rule
 from health import signals
-from health.catalogue import SCORE_SIGNALS
+from health.catalogue import OF_CHILDREN, SCORE_SIGNALS
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import from_us
@@ -27,8 +27,9 @@ counts, then weekly. One that began two years ago is dated to there."""
 
 
 def scored(rule: Rule) -> bool:
-    """Whether it speaks of what a scorecard makes; that has no past that facts alone could tell."""
-    return any(ref.name in SCORE_SIGNALS for ref in rule.when.refs)
+    """Whether it speaks of what scorecards make, its own or those of the accounts below; that has no past that facts
+    alone could tell."""
+    return any(ref.name in SCORE_SIGNALS | OF_CHILDREN for ref in rule.when.refs)
 
 
 def began(

@@ -654,6 +654,78 @@ _ALL = (
         absence=True,
         day_border="zone",
     ),
+    # Hierarchy
+    _signal(
+        "parent_account_id",
+        "text",
+        "",
+        "account_attributes",
+        "Id of the account's parent",
+        "親アカウントのID",
+    ),
+    _signal(
+        "children",
+        "number",
+        "accounts",
+        "health",
+        "Accounts below it at any depth; those ended or paused, and umbrellas, which only hold others, do not count",
+        "配下のアカウント数(全階層。終了・停止中のもの、および束ねるだけのアカウントを除く)",
+    ),
+    _signal(
+        "children_score",
+        "number",
+        "score",
+        "health",
+        "Mean score of its children, weighted by the MRR of each and all below it; an unknown MRR counts as the mean "
+        "of the others; equal weights without any MRR or in several currencies; unknown without a scored child",
+        "子アカウントのスコアの、配下を含むMRRによる加重平均。MRRが不明な子は他の平均とみなし、"
+        "MRRがまったくない場合や通貨が異なる場合は単純平均。スコアのある子がなければ不明",
+        absence=True,
+    ),
+    _signal(
+        "children_red",
+        "number",
+        "accounts",
+        "health",
+        "Accounts below it, at any depth, that are red; unknown without any account below it",
+        "配下のアカウント(全階層)のうち赤のものの数。配下がなければ不明",
+        absence=True,
+    ),
+    _signal(
+        "children_mrr",
+        "number",
+        "money",
+        "health",
+        "MRR of all accounts below it; unknown without any, or in several currencies",
+        "配下の全アカウントのMRRの合計。MRRがない場合や通貨が異なる場合は不明",
+    ),
+    _signal(
+        "children_mrr_at_risk",
+        "number",
+        "money",
+        "health",
+        "MRR at risk of all accounts below it; unknown without MRR, or in several currencies",
+        "配下の全アカウントの、リスクのあるMRRの合計。MRRがない場合や通貨が異なる場合は不明",
+        absence=True,
+    ),
+    _signal(
+        "worst_child",
+        "text",
+        "",
+        "health",
+        "Name and id of the account below it, at any depth, with the lowest score; of equals the one with the most MRR",
+        "配下のアカウント(全階層)のうち最もスコアの低いものの名称とID。同点ならMRRの大きいもの",
+        absence=True,
+    ),
+    _signal(
+        "worst_child_score",
+        "number",
+        "score",
+        "health",
+        "Score of the worst account below it",
+        "配下で最もスコアの低いアカウントのスコア",
+        absence=True,
+    ),
     # Score, filled in after scoring
     _signal(
         "score",
@@ -716,6 +788,9 @@ GOAL_SIGNALS = frozenset({"goals_reached", "goals_reached_share"}) | GOAL_TARGET
 
 SCORE_COURSE = frozenset({"score_change_7d", "score_change_28d", "score_trend"})
 """Those that compare the score with its past: they have a step at every day border."""
+
+OF_CHILDREN = frozenset(signal.name for signal in _ALL if signal.needs == ("health",))
+"""Made from what other accounts' evaluations found. Like a score they have no past that facts alone could tell."""
 
 SCORE_SIGNALS = frozenset({"score", "band"}) | SCORE_COURSE
 """Known only after scoring: the evaluator fills them in, a scorecard may not use them."""

@@ -7,7 +7,7 @@ dates goes by the account's own days (``health/days.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -23,7 +23,8 @@ from health.rhythm import SHIPPED, Fleet
 
 NUMBER_ATTRIBUTES = ("mrr", "seats")
 HISTORY_NUMBERS = ("mrr", "seats")
-TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency", "timezone", "country")
+TEXT_ATTRIBUTES = ("plan", "status", "segment", "touch_model", "owner", "name", "currency", "timezone", "country",
+                   "parent_account_id")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,59 @@ class Surveys(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Children(Rows):
+    """What each account's children told it, ascending by their id: of themselves and all below them together.
+
+    ``count`` and ``red`` are of accounts; ``score`` is the child's; ``mrr`` and ``at_risk`` NaN when unknown or of
+    several currencies; the worst is the worst account of them all (``health/hierarchy.py``).
+    """
+
+    count: Ints
+    red: Ints
+    score: Floats
+    mrr: Floats
+    at_risk: Floats
+    currency: Texts
+    mixed: Bools
+    incomplete: Bools
+    worst_id: Texts
+    worst_name: Texts
+    worst_score: Floats
+    worst_mrr: Floats
+
+    @classmethod
+    def of(cls, account: Sequence[int], told: Sequence[Mapping[str, Any]]) -> Children:
+        """A row per child: the place of its parent, and what it told."""
+        worst = [one["worst"] or {"account_id": None, "name": None, "score": None, "mrr": None} for one in told]
+
+        def numbers(values: list[Any]) -> Floats:
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+        def texts(values: list[Any]) -> Texts:
+            return np.array([*values, None], dtype=object)[:-1]
+
+        return cls(
+            account=np.array(account, dtype=np.int64),
+            count=np.array([one["children"] for one in told], dtype=np.int64),
+            red=np.array([one["red"] for one in told], dtype=np.int64),
+            score=numbers([one["score"] for one in told]),
+            mrr=numbers([one["mrr"] for one in told]),
+            at_risk=numbers([one["mrr_at_risk"] for one in told]),
+            currency=texts([one["currency"] for one in told]),
+            mixed=np.array([one["mixed"] for one in told], dtype=np.bool_),
+            incomplete=np.array([one["incomplete"] for one in told], dtype=np.bool_),
+            worst_id=texts([one["account_id"] for one in worst]),
+            worst_name=texts([one["name"] for one in worst]),
+            worst_score=numbers([one["score"] for one in worst]),
+            worst_mrr=numbers([one["mrr"] for one in worst]),
+        )
+
+    @classmethod
+    def none(cls) -> Children:
+        return cls.of((), ())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chosen(Rows):
     """The events that one signal of configuration is made from, in time order per account; what is kept per day, at
     the day's beginning. ``number`` NaN and ``text`` None: the event does not say."""
@@ -180,6 +234,7 @@ class Facts:
     announced: Mapping[str, Instants] = field(default_factory=dict)
     active_days: ActiveDays = field(default_factory=ActiveDays.none)
     fleet: Fleet = SHIPPED
+    children: Children = field(default_factory=Children.none)
     custom: Mapping[str, CustomSignal] = field(default_factory=lambda: NONE)
     chosen: Mapping[str, Chosen] = field(default_factory=dict)
 

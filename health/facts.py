@@ -44,6 +44,7 @@ from health.columns import (
 from health.custom import NONE, CustomSignal
 from health.custom_facts import choose
 from health.goals import comparable, target_of
+from health.hierarchy_rows import read_children
 from health.instants import DAY, NEVER, Instants, from_us, to_us
 from health.rhythm import Fleet
 from health.signals.table import defined
@@ -307,6 +308,7 @@ async def read(
         history=_numbers(await reading.numbers()),
         known_from=_known_from(known, len(reading.ids)) if known is not None else {},
         announced=_announced(announcements, columns, reading.now_us),
+        children=await read_children(conn, reading.ids),
         custom=MappingProxyType(in_use),
         chosen={name: await reading.chosen(signal) for name, signal in in_use.items()},
     )

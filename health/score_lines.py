@@ -30,7 +30,8 @@ _INCOMPLETE = {
     "en": "data incomplete; its weight is shared among the others",
     "ja": "データ欠落あり(重みは他の項目に配分)",
 }
-_GROUPS_JA = {"Deployment": "導入", "Engagement": "エンゲージメント", "Adoption": "活用", "ROI": "成果"}
+_GROUPS_JA = {"Deployment": "導入", "Engagement": "エンゲージメント", "Adoption": "活用", "ROI": "成果",
+              "Children": "配下"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from health.catalogue import SCORE_SIGNALS, Signal, SignalRef, check
 from health.custom import NONE, CustomSignal, with_catalogue
 from health.yamlfile import FileError, FileProblem, Place, YamlFile, parse, read
 
-Group = Literal["Deployment", "Engagement", "Adoption", "ROI"]
+Group = Literal["Deployment", "Engagement", "Adoption", "ROI", "Children"]
 Band = Literal["green", "yellow", "red"]
 Points = Annotated[float, Field(ge=0, le=100)]
 Weight = Annotated[float, Field(gt=0, le=1000)]

@@ -136,7 +136,7 @@ class CardInForce:
 
         def column(ref: SignalRef) -> tuple[Floats, Bools]:
             values = table.columns[str(ref)][places, -1].astype(np.float64)
-            return values, np.isnan(values) & table.incomplete.get(str(ref), never)[places, -1]
+            return values, table.incomplete.get(str(ref), never)[places, -1]
 
         measured = [column(ref) for _, ref in self._measures]
         capped = [column(ref) for _, ref in self._caps]

@@ -16,7 +16,7 @@ from health.columns import Facts
 from health.custom import CustomSignal
 from health.gaps import Observed
 from health.instants import Instants, to_us
-from health.signals import activity, adoption, champion, commercial, goals, onboarding, rhythm, support
+from health.signals import activity, adoption, champion, commercial, goals, hierarchy, onboarding, rhythm, support
 from health.signals.custom import definition as of_configuration
 from health.signals.view import Definition, View
 
@@ -29,6 +29,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     **onboarding.SIGNALS,
     **goals.SIGNALS,
     **rhythm.SIGNALS,
+    **hierarchy.SIGNALS,
 }
 """Every signal of the catalogue but those of the score."""
 
@@ -86,6 +87,19 @@ def compute(
 def _one(view: View, ref: SignalRef) -> tuple[npt.NDArray[Any], Bools | None]:
     """The values of a signal and, where that can be, whether they are unknown for want of observation; both (A, T)."""
     signal, definition = defined(ref, view.facts.custom)
+    values, unseen = _computed(view, ref, signal, definition)
+    declared = view.facts.custom.get(ref.name)
+    of_use = ref.name in hierarchy.OF_OWN_USE if declared is None else declared.by_day and signal.absence
+    if of_use and view.umbrella.any():
+        unknown: Any = None if signal.type == "text" else np.nan
+        values = np.where(view.umbrella[:, None], unknown, values)
+        unseen = None if unseen is None else unseen & ~view.umbrella[:, None]
+    return values, unseen
+
+
+def _computed(
+    view: View, ref: SignalRef, signal: Signal, definition: Definition | None
+) -> tuple[npt.NDArray[Any], Bools | None]:
     if definition is None:
         text = signal.type == "text"
         return np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64), None

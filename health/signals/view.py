@@ -17,6 +17,7 @@ import numpy.typing as npt
 from health.arrays import Bools, Floats, Ints, Texts
 from health.columns import Facts, Records, Rows
 from health.gaps import Observed, observed_microseconds
+from health.hierarchy import RollUp, roll_up, umbrellas
 from health.instants import DAY, HOUR, NEVER, Instants
 
 Made = TypeVar("Made")
@@ -80,6 +81,16 @@ class View:
     def sums(self, days: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """``running`` of a day array of the facts."""
         return self.once(("sums", id(days)), lambda: running(days))
+
+    @cached_property
+    def rollup(self) -> RollUp:
+        """What is below each account now; (A,) each."""
+        return roll_up(self.facts.children, len(self.facts))
+
+    @cached_property
+    def umbrella(self) -> Bools:
+        """Accounts with others below them that were never used themselves. (A,)"""
+        return umbrellas(self.facts.children, self.facts.last_login_at, self.facts.last_activity_at)
 
     @cached_property
     def date(self) -> Ints:
