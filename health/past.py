@@ -106,13 +106,6 @@ _AS_CHILD: Final = f"""(SELECT jsonb_build_object('score', s.score, 'red', coale
     SELECT score, band FROM score_history WHERE account_id = h.account_id AND day <= {_DAY} ORDER BY day DESC LIMIT 1
   ) s ON true)"""
 
-# Who is below whom is known of today alone; what the children scored is known of every day.
-_AS_CHILD: Final = f"""(SELECT jsonb_build_object('score', s.score, 'red', coalesce((s.band = 'red')::int, 0),
-    'worst', jsonb_build_object('account_id', h.account_id, 'name', h.name, 'score', s.score, 'mrr', h.mrr))
-  FROM (VALUES (1)) one LEFT JOIN LATERAL (
-    SELECT score, band FROM score_history WHERE account_id = h.account_id AND day <= {_DAY} ORDER BY day DESC LIMIT 1
-  ) s ON true)"""
-
 # What is looked up several times per account is put together once: OFFSET keeps it from being written out again.
 _ONCE: Final = "OFFSET 0"
 _OF_THESE: Final = "account_id = ANY(CAST(:ids AS text[]))"
