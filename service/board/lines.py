@@ -41,7 +41,6 @@ WHYS = {
     "disproved": "An event that arrived late shows that it was not so",
     "account_gone": "Status of the account: {status}",
     "umbrella": "Only holds other accounts: their alerts tell it",
-    "umbrella": "Only holds other accounts: their alerts tell it",
     "rule_gone": "The rule was switched off or removed",
     "escalated": "{before} → {after}",
 }

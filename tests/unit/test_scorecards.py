@@ -123,7 +123,7 @@ def test_trials_and_the_first_ninety_days_of_a_plan_have_a_card_of_their_own() -
     rows.columns["status"][2, 0] = "trial"
     names = [name.partition("@")[0] for name in scored(rows).scorecard]
     assert names == ["onboarding", "default", "onboarding"]
-    assert [card.card.scorecard for card in DEFAULT.cards] == ["onboarding", "default"]
+    assert [card.card.scorecard for card in DEFAULT.cards] == ["onboarding", "parents", "default"]
 
 
 def test_a_failing_payment_caps_at_forty() -> None:
