@@ -53,15 +53,12 @@ class History:
         np.maximum.at(last, self.active.account, self.active.day)
         return last
 
-    def outcome(self, day: int, *, lost_after: int | None = None) -> tuple[Bools, Bools]:
+    def outcome(self, day: int) -> tuple[Bools, Bools]:
         """(accounts that stand for judgement at the end of ``day``, whether they leave: cancel within HORIZON days, or
-        are never seen again and do not complete). Both (A,). ``lost_after``: without those that were seen for the last
-        time so many days ago."""
+        are never seen again and do not complete). Both (A,)."""
         last = np.maximum(self.last, self.active.start)  # who was never seen is silent since the start
         gone = (last <= day) & ~self.completed
         stands = (self.cancelled > day) & (self.active.start <= day) & (self.ends > day + HORIZON)
-        if lost_after is not None:
-            stands &= ~(gone & (last + lost_after <= day))
         return stands, (self.cancelled <= day + HORIZON) | gone
 
 

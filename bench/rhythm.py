@@ -6,10 +6,8 @@ half judges. Outcome of an account-week: the account cancels within 28 days, or 
 complete. Beside it plain silence in days, and a logistic regression on the same inputs that is fitted to the *outcomes*
 of the first half, of which the rhythm knows only how many they are.
 
-Three populations: every account that has not cancelled, as the outcome has it; only those seen within the recent days
-(28, or 112 of a product whose accounts come seldom), for the long lost are easily told; and only those not lost yet,
-that is without the weeks from the recent days after an account was seen for the last time. The last knows the future:
-who is long silent and still in it, returns. So it is told, but not judged by.
+Two populations: every account that has not cancelled, as the outcome has it; and of these only those seen within the
+recent days (28, or 112 of a product whose accounts come seldom), for the long lost are easily told.
 """
 
 from __future__ import annotations
@@ -33,12 +31,11 @@ from health.rhythm import SHIPPED, DaySets, Fleet, rhythm
 TOP_SHARE = 0.05
 BANDS = {"red": (-1.0, 40.0), "yellow": (40.0, 70.0), "green": (70.0, 101.0)}
 COLUMNS = ("silence", "usual_pause", "tail", "active_days", "recent_days", "log_odds")
-Population = Literal["all", "seen", "not_lost"]
-POPULATIONS: tuple[Population, ...] = ("all", "seen", "not_lost")
+Population = Literal["all", "seen"]
+POPULATIONS: tuple[Population, ...] = ("all", "seen")
 WORDS = {
     "all": "all that have not cancelled",
     "seen": "of these, seen in the last {days} days",
-    "not_lost": "of these, not lost yet (last seen less than {days} days ago, or to return)",
 }
 ENOUGH = 10
 """Account-weeks that leave and that stay, at least, for anything to be said."""
@@ -67,7 +64,7 @@ class Rows:
             last = days.start.copy()
             last[known.account] = known.day
             values = {**vars(seen), "log_odds": sum(seen.parts.values(), np.zeros(len(days)))}
-            stands, leaves = (marks[half] for marks in history.outcome(day, lost_after=_lost_after(who, fleet)))
+            stands, leaves = (marks[half] for marks in history.outcome(day))
             if who == "seen":
                 stands &= day - last < fleet.recent_days
             values |= {
@@ -94,10 +91,6 @@ class Rows:
     def probability(self, intercept: float) -> Floats:
         p: Floats = 1 / (1 + np.exp(-self.columns["log_odds"] - intercept))
         return p
-
-
-def _lost_after(who: Population, fleet: Fleet) -> int | None:
-    return fleet.recent_days if who == "not_lost" else None
 
 
 def weekly_fleets(history: History, half: Bools) -> list[Fleet]:
@@ -171,7 +164,6 @@ def judge(history: History, fleets: Sequence[Fleet], half: Bools, who: Populatio
     }
     gain, between = _gain(rows, p)
     return {
-        "judged": who != "not_lost",
         "population": WORDS[who].format(days=fleets[-1].recent_days),
         "account_weeks": len(p),
         "leave": base,
@@ -306,7 +298,7 @@ def main() -> None:
         show(found)
     if not found["populations"]:
         raise SystemExit(f"less than {ENOUGH} account-weeks of either half leave, or stay: nothing can be said")
-    if any(one["gain"] <= 0 for one in found["populations"] if one["judged"]):
+    if any(one["gain"] <= 0 for one in found["populations"]):
         raise SystemExit("the rhythm does not beat plain silence")
 
 
