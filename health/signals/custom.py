@@ -28,8 +28,8 @@ def definition(custom: CustomSignal) -> Definition:
     return Definition(
         values=lambda view, _: _by_event(view, custom, days),
         instants=lambda facts, _: _times(facts, name, 0, days),
-        borders=lively_within(days),
-        window_days=days,
+        borders=lively_within(days + 1),
+        window_days=days + 1,  # times 24 hours begin within the day before the days
     )
 
 

@@ -134,7 +134,8 @@ def _sessions(days: int) -> Definition:
         at = facts.sessions.at
         return np.tile(facts.sessions.account, 2), np.concatenate([at, at + days * DAY])
 
-    return Definition(values=values, instants=instants, borders=lively_within(days), window_days=days)
+    # So many times 24 hours begin within the day before that many days.
+    return Definition(values=values, instants=instants, borders=lively_within(days + 1), window_days=days + 1)
 
 
 def _days_since_survey(view: View, _: str | None) -> Floats:

@@ -29,6 +29,8 @@ from health.yamlfile import FileError
 from tests.facts import Account, facts
 
 NOW = datetime(2025, 6, 15, 12, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""When attributes are read as having been set: their earlier values are not kept."""
 OBSERVED = Observed(NOW)
 MEANING = "meaning: {en: ours, ja: 自社}"
 
@@ -53,7 +55,7 @@ def known(signal: CustomSignal, events: Sequence[tuple[datetime, float | None, s
         text=texts,
     )
     name = signal.spec.name
-    made = facts(NOW, [Account(start=ago(24 * 300))])
+    made = facts(NOW, [Account(start=ago(24 * 300))], days=150)
     return replace(made, custom={name: signal}, chosen={name: chosen})
 
 
@@ -174,27 +176,106 @@ def test_the_schema_is_the_models() -> None:
     json.loads(schema_text())
 
 
-times = st.lists(st.integers(1, 24 * 60).map(ago), max_size=4)
+KINDS = (
+    "count, event: custom", "sum, event: custom, of: value", "distinct, event: custom, of: user",
+    "last, event: custom, of: value", "last, event: custom, of: properties.tier, type: text",
+    "sum, event: usage, of: quantity", "distinct, event: usage, of: day", "count, event: login",
+)  # fmt: skip
+WITHOUT_WINDOW = (
+    "last, event: custom, of: value", "last, event: custom, of: name, type: text", "attribute, of: employees",
+    "attribute, of: town, type: text",
+)  # fmt: skip
+HOURS = st.integers(1, 24 * 60)
+Event = tuple[datetime, float | None, str | None]
+happened = st.tuples(HOURS.map(ago), st.none() | st.integers(-3, 9).map(float), st.none() | st.sampled_from("abc"))
 
 
-@settings(max_examples=60, deadline=None)
-@given(times, st.sampled_from(["count, event: custom", "sum, event: usage, of: quantity"]), st.integers(1, 30))
-def test_nothing_changes_before_next_change(
-    tmp_path_factory: pytest.TempPathFactory, at: list[datetime], measure: str, days: int
+@st.composite
+def lines(draw: st.DrawFn) -> str:
+    if draw(st.integers(0, 3)) == 0:
+        return f"name: x, measure: {draw(st.sampled_from(WITHOUT_WINDOW))}"
+    return f"name: x, measure: {draw(st.sampled_from(KINDS))}, days: {draw(st.integers(1, 40))}"
+
+
+@st.composite
+def unlooked(draw: st.DrawFn) -> Observed:
+    begin, length = draw(HOURS), draw(st.integers(0, 50))
+    gaps = (Gap("app", ago(begin), ago(begin - length), "lost"),) if length and begin > length else ()
+    return Observed(NOW + timedelta(days=400), gaps)
+
+
+def midnight(at: datetime) -> datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def told(line: str, signal: CustomSignal, events: Sequence[Event]) -> list[Event]:
+    """Of the drawn events, what would have been read for the signal."""
+    if signal.spec.measure == "attribute":
+        return [(EPOCH, number, text) for _, number, text in events[:1]]
+    if signal.by_day:
+        return [(midnight(at), number or 0.0, str(midnight(at).date())) for at, number, _ in events]
+    return list(events)
+
+
+def measured(signal: CustomSignal, inside: Sequence[Event]) -> Any:
+    """What the words of the docs say, of the events of the window in the order of time."""
+    spec = signal.spec
+    numbers = [number for _, number, _ in inside if number is not None]
+    if spec.measure == "distinct":
+        return len({text for _, _, text in inside if text is not None})
+    if spec.measure == "sum" or signal.by_day:
+        return sum(numbers)
+    if spec.measure == "count":
+        return len(inside)
+    _, number, text = inside[-1] if inside else (None, None, None)
+    return text if spec.type == "text" else number
+
+
+def expected(signal: CustomSignal, events: Sequence[Event], at: datetime, observed: Observed) -> Any:
+    days, ordered = signal.spec.days, sorted(events, key=lambda event: event[0])
+    by_then = [event for event in ordered if event[0] <= at]
+    if days is None:
+        return measured(signal, by_then)
+    first = midnight(at) - timedelta(days=days - 1 if signal.by_day else days)
+    if any(max(first, gap.from_at) < min(gap.until_at, at) for gap in observed.gaps if gap.until_at):
+        return None
+    if not signal.by_day:
+        return measured(signal, [event for event in by_then if event[0] > at - timedelta(days=days)])
+    whole = measured(signal, [event for event in by_then if event[0] >= first])
+    without = measured(signal, [event for event in by_then if first <= event[0] < midnight(at)])
+    if at >= NOW or whole == without:
+        return whole
+    return without if at == midnight(at) else None
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    lines(), st.lists(happened, max_size=5, unique_by=lambda event: event[0]), unlooked(), st.lists(HOURS, max_size=4)
+)
+def test_all_kinds_are_what_a_plain_reading_of_the_events_gives(
+    tmp_path_factory: pytest.TempPathFactory, line: str, events: list[Event], observed: Observed, hours: list[int]
 ) -> None:
-    signal = declared(tmp_path_factory.mktemp("rules"), f"name: x, measure: {measure}, days: {days}")["x"]
-    begin = [when.replace(hour=0) if signal.by_day else when for when in at]
-    made = known(signal, [(when, 1.0, "a") for when in begin])
-    observed = Observed(NOW + timedelta(days=400))
+    signal = declared(tmp_path_factory.getbasetemp(), line)["x"]
+    read = told(line, signal, events)
+    at = [NOW, NOW + timedelta(days=3), *(ago(hour) for hour in hours), *(midnight(ago(hour)) for hour in hours)]
+    column = compute(known(signal, read), at, [SignalRef("x")], observed).columns["x"][0].tolist()
+    assert [None if cell != cell else cell for cell in column] == [  # noqa: PLR0124 - NaN is unknown
+        expected(signal, read, instant, observed) for instant in at
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(lines(), st.lists(happened, max_size=5, unique_by=lambda event: event[0]), unlooked())
+def test_nothing_changes_before_next_change(
+    tmp_path_factory: pytest.TempPathFactory, line: str, events: list[Event], observed: Observed
+) -> None:
+    signal = declared(tmp_path_factory.getbasetemp(), line)["x"]
+    made = known(signal, told(line, signal, events))
     due = next_change(made, NOW, [SignalRef("x")], observed, spread_borders=False)[0]
     until = NOW + timedelta(days=70) if np.isnat(due) else due.item().replace(tzinfo=UTC)
-    steps = [NOW + timedelta(hours=3 * n) for n in range(int((until - NOW) / timedelta(hours=3)))]
-    column = compute(made, [NOW, *steps, until - timedelta(microseconds=1)], [SignalRef("x")], observed).columns["x"]
-    assert len(set(column[0].tolist())) == 1
-    for when in [NOW, *(ago(hour) for hour in range(0, 24 * 30, 7))]:
-        if not signal.by_day:
-            expected = sum(when - timedelta(days=days) < each <= when for each in begin)
-            assert compute(made, [when], [SignalRef("x")], observed).columns["x"][0, 0] == expected
+    grid = [NOW + timedelta(hours=3 * n) for n in range(int((until - NOW) / timedelta(hours=3)))]
+    column = compute(made, [NOW, *grid, until - timedelta(microseconds=1)], [SignalRef("x")], observed).columns["x"]
+    assert len({None if cell != cell else cell for cell in column[0].tolist()}) == 1  # noqa: PLR0124 - NaN is unknown
 
 
 CARD = """\
@@ -257,7 +338,7 @@ def test_an_attribute_of_ones_own_says_whose_card_it_is(tmp_path: Path) -> None:
     tmp_path.joinpath("zz.yaml").write_text(general, encoding="utf-8")
     cards = carded(tmp_path, SENT, TIER, match="match: {tier: [gold]}\n")
     for tier, name in (("gold", "ours"), ("tin", "general"), (None, "general")):
-        made = known(cards.custom["tier"], [] if tier is None else [(ago(24 * 400), None, tier)])
+        made = known(cards.custom["tier"], [] if tier is None else [(EPOCH, None, tier)])
         nothing = known(cards.custom["sent_7d"], []).chosen
         made = replace(made, custom=cards.custom, chosen={**made.chosen, **nothing})
         table = compute(made, [NOW], cards.refs, OBSERVED)

@@ -496,7 +496,7 @@ def newer(account: Account, name: str, at: datetime, observed: Observed) -> Any:
         return float(scores[-1] <= 6) if scores else math.nan
     if name in {"sessions_attended_28d", "sessions_attended_90d"}:
         days = 28 if name == "sessions_attended_28d" else 90
-        if touched(account, at, days, observed):
+        if touched(account, at, days + 1, observed):
             return math.nan
         return sum(at - timedelta(days=days) < when <= at for when in account.sessions)
     if name == "onboarding_day":
