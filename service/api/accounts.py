@@ -75,6 +75,9 @@ class RiskQuery(Strict):
     renews_before: Annotated[date, BeforeValidator(_written_as_day)] | None = Field(
         default=None, description="Renewal date before this day"
     )
+    parent: str | None = Field(
+        default=None, min_length=1, max_length=200, pattern=CLEAN, description="Names this account as its parent"
+    )
     text: str | None = Field(default=None, max_length=100, pattern=CLEAN, description="Part of the name or the id")
     include_ended: bool = Field(default=False, description="Also accounts whose subscription has ended")
     sort: RiskSort = Field(
@@ -104,6 +107,7 @@ async def list_accounts(request: Request, deps: DepsDep, _: ReadKey, query: Anno
         plans=tuple(query.plan),
         min_mrr=query.min_mrr,
         renews_before=query.renews_before,
+        parent=query.parent,
         text=query.text or None,
         include_ended=query.include_ended,
     )

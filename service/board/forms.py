@@ -53,6 +53,7 @@ class RiskForm:
     plan: str = ""
     min_mrr: str = ""
     renews_before: str = ""
+    parent: str = ""
     text: str = ""
     cursor: str | None = None
     problems: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ class RiskForm:
             plan=text_of(parameters, "plan"),
             min_mrr=min_mrr,
             renews_before=renews_before,
+            parent=text_of(parameters, "parent"),
             text=text_of(parameters, "q"),
             cursor=parameters.get("cursor") or None,
             problems=tuple(problems),
@@ -84,7 +86,7 @@ class RiskForm:
     @property
     def narrowed(self) -> bool:
         """Whether one of the filters is set that a small screen folds away."""
-        return any((self.owner, self.rule, self.plan, self.min_mrr, self.renews_before))
+        return any((self.owner, self.rule, self.plan, self.min_mrr, self.renews_before, self.parent))
 
     @property
     def where(self) -> RiskFilter:
@@ -95,6 +97,7 @@ class RiskForm:
             plans=(self.plan,) if self.plan else (),
             min_mrr=_money(self.min_mrr),
             renews_before=read_date(self.renews_before),
+            parent=self.parent or None,
             text=self.text or None,
         )
 
@@ -111,6 +114,7 @@ class RiskForm:
                 ("plan", form.plan),
                 ("min_mrr", form.min_mrr),
                 ("renews_before", form.renews_before),
+                ("parent", form.parent),
                 ("q", form.text),
                 ("cursor", form.cursor or ""),
             ],

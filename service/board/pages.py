@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from service import queries
-from service.board import formats, lines
+from service.board import formats, kin, lines
 from service.board.forms import ALERT_TABS, AlertForm, RiskForm
 from service.board.render import account_url
 from service.board.site import Refused, Visit
@@ -197,6 +197,7 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         found = await queries.account(conn, account_id, now, stream=deps.stream)
         if found is None:
             raise no_account(visit)
+        children = await queries.children_of(conn, account_id) if found.rollup else ()
         timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
         pending = await _pending(visit, conn, account_id)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
@@ -205,6 +206,9 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
     own = account_url(account_id)
     return {
         "account": found,
+        "parent_problem": kin.parent_problem(found.parent, words),
+        "below": kin.below(found.rollup, words),
+        "children": children,
         "alerts": [alert_entry(visit, alert) for alert in sorted(found.alerts, key=_pressing)],
         "why": lines.why(found.contributions, found.score, words),
         "signals": lines.signal_lines(found.signals, words, visit.board.rules.catalogue),

@@ -17,6 +17,7 @@ from health.scorecards import explain
 from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
+from service.queries.hierarchy import parent_of, rollup_of
 from service.queries.owners import by_id_first, named, owned_by, owner_id, owner_name
 from service.queries.types import (
     MAX_LIMIT,
@@ -133,6 +134,8 @@ def _conditions(where: RiskFilter) -> list[ColumnElement[bool]]:
         conditions.append(health.c.mrr >= where.min_mrr)
     if where.renews_before is not None:
         conditions.append(health.c.renewal_on < where.renews_before)
+    if where.parent:
+        conditions += [health.c.parent_id == where.parent, health.c.parent_problem.is_(None)]
     if where.text:
         conditions.append(
             or_(
@@ -290,6 +293,8 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
         contributions=(row.contributions or []) if row is not None else [],
         explanation=_explanation(row.contributions) if row is not None else None,
         override=await _override(conn, account_id, now),
+        parent=await parent_of(conn, row),
+        rollup=None if row is None else rollup_of(row.rollup),
         attributes=attributes,
         alerts=await open_alerts(conn, account_id),
         first_event_at=facts.first_event_at if facts is not None else None,

@@ -36,6 +36,7 @@ class RiskFilter(msgspec.Struct, frozen=True, kw_only=True):
     plans: tuple[str, ...] = ()
     min_mrr: Decimal | None = None  # in each account's own currency
     renews_before: date | None = None
+    parent: str | None = None  # the account that they name as their parent
     text: str | None = None  # part of the name or the id
     include_ended: bool = False
 
@@ -142,6 +143,51 @@ class ScoreOverride(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
 
+class ParentAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom an account names as its parent."""
+
+    account_id: str
+    name: str | None
+    problem: str | None  # itself | cycle | too_deep: why the link does not count
+
+
+class WorstAccount(msgspec.Struct, frozen=True, kw_only=True):
+    account_id: str
+    name: str | None
+    score: float
+    mrr: float | None
+
+
+class RollUp(msgspec.Struct, frozen=True, kw_only=True):
+    """What is below an account, at any depth; `score` is the mean of its own children by MRR."""
+
+    children: int  # that have not ended or paused, and are more than umbrellas
+    red: int
+    score: float | None
+    mrr: float | None  # of several currencies: never added up
+    mrr_at_risk: float | None
+    currency: str | None
+    mixed: bool  # several currencies
+    incomplete: bool  # a score below lacks time that was not observed
+    worst: WorstAccount | None
+
+
+class BelowItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A child of an account."""
+
+    account_id: str
+    name: str | None
+    owner: str | None
+    status: str | None
+    mrr: Decimal | None
+    currency: str | None
+    renewal_on: date | None
+    score: float | None
+    band: str | None
+    open_alerts: int
+    rollup: RollUp | None
+
+
 class AccountDetail(msgspec.Struct, frozen=True, kw_only=True):
     account_id: str
     name: str | None
@@ -161,6 +207,8 @@ class AccountDetail(msgspec.Struct, frozen=True, kw_only=True):
     contributions: list[dict[str, Any]]  # measure, group, weight, points, contribution, value, reason
     explanation: dict[str, str] | None  # one sentence, en and ja: the score and what costs it most
     override: ScoreOverride | None  # what a person set and has not expired
+    parent: ParentAccount | None
+    rollup: RollUp | None  # of the accounts below it; null when nobody names it as the parent
     attributes: dict[str, Attribute]
     alerts: tuple[AlertItem, ...]  # open, newest first
     first_event_at: datetime | None
