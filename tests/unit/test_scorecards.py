@@ -31,7 +31,7 @@ DEFAULT = load(ROOT / "rules" / "scorecards")
 GOOD: Mapping[str, float] = {
     "seat_utilisation": 0.9, "onboarding_overdue_milestones": 0, "days_since_login": 0, "days_since_activity": 0,
     "usage_change_28d": 0.1, "active_days_28d": 20, "active_users_28d": 9, "features_used_28d": 8,
-    "goals_reached_share": 1, "goals_on_track": 1, "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
+    "goals_progress": 1, "goals_on_track": 1, "nps_last": 10, "open_tickets": 0, "failed_payments": 0,
     "churn_odds": 0.4, "usual_pause": 1.8, "pause_tail": 0.6,
 }  # fmt: skip
 
@@ -42,6 +42,7 @@ def table(*rows: Mapping[str, float | None], unseen: tuple[str, ...] = ()) -> Si
         for name in {*GOOD, *(str(ref) for ref in DEFAULT.refs if SIGNALS[ref.name].type == "number")}
     }
     columns["status"] = np.full((len(rows), 1), None, dtype=object)
+    columns["goal_most_behind"] = np.full((len(rows), 1), None, dtype=object)
     return SignalTable(
         account_ids=tuple(f"a{n}" for n in range(len(rows))),
         at=np.zeros((len(rows), 1), dtype=np.int64),
@@ -362,7 +363,7 @@ def test_missing_for_want_of_observation_does_not_change_the_band() -> None:
         "churn_odds": 5,
         "days_since_login": 30,
         "nps_last": 0,
-        "goals_reached_share": 0,
+        "goals_progress": 0,
         "features_used_28d": 0,
     }
     blind = {**weak, "active_users_28d": None, "active_days_28d": None, "usage_change_28d": None}
@@ -507,4 +508,13 @@ def test_the_schema_in_the_repository_is_the_codes() -> None:
 
 def test_the_shipped_cards_use_what_the_catalogue_has() -> None:
     assert {ref.name for ref in DEFAULT.refs} <= set(SIGNALS)
-    assert set(GOOD) == {str(ref) for ref in DEFAULT.cards[-1].refs}
+    assert {*GOOD, "goal_most_behind"} == {str(ref) for ref in DEFAULT.cards[-1].refs}
+
+
+def test_the_goal_that_is_most_behind_is_named() -> None:
+    signals = table({**GOOD, "goals_on_track": 0.5})
+    signals.columns["goal_most_behind"][0, 0] = "Everybody: active_users_28d 2 (≥ 8)"
+    scores = scored(signals)
+    assert "goals on track: 50%, most behind: Everybody: active_users_28d 2 (≥ 8) (−1)" in explain(
+        scores.contributions[0], "en"
+    )
