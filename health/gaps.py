@@ -115,6 +115,12 @@ class Observed:
             causes.append(self.through)
         return min(causes, default=None)
 
+    @property
+    def silent_sources(self) -> tuple[str, ...]:
+        """Those whose gap goes on, by name."""
+        going_on = {gap.source for gap in self.gaps if gap.state == "open" and gap.until_at is None}
+        return tuple(sorted(source for source in going_on if source is not None))
+
     def unobserved_before(self, at: Instants) -> Instants:
         """Microseconds of gaps before each instant, whatever ``through`` is. Same shape as ``at``."""
         starts, lengths, before = self._spans

@@ -21,14 +21,31 @@ from service import audit
 from service.deps import Deps
 from service.queries.status import GapView
 
-__all__ = ["CannotChange", "Ended", "GapPage", "NoSuchGap", "close_gap", "list_gaps", "mark_gap", "open_gap"]
+__all__ = [
+    "CannotChange",
+    "Ended",
+    "GapPage",
+    "NoSuchGap",
+    "close_gap",
+    "list_gaps",
+    "mark_gap",
+    "open_gap",
+    "source_names",
+]
 
 Ended = Literal["refilled", "lost"]
 MOST_SHOWN = 500
 
 
+Why = Literal["times", "unknown_source", "goes_on", "has_ended", "end_before_start", "every_source", "not_ended"]
+
+
 class CannotChange(Exception):
-    """Says why, and what can be done instead."""
+    """Says why, and what can be done instead; ``why`` is for those who word it themselves."""
+
+    def __init__(self, why: Why, words: str) -> None:
+        super().__init__(words)
+        self.why: Why = why
 
 
 class NoSuchGap(Exception):
@@ -39,6 +56,12 @@ class GapPage(msgspec.Struct, frozen=True, kw_only=True):
     """The latest gaps: those that go on, then the newest."""
 
     items: tuple[GapView, ...]
+
+
+async def source_names(deps: Deps) -> list[str]:
+    """Of everything that has ever sent an event."""
+    async with deps.reading() as conn:
+        return list(await conn.scalars(select(sources.c.source).order_by(sources.c.source)))
 
 
 async def list_gaps(deps: Deps, *, states: tuple[str, ...] = (), source: str | None = None) -> GapPage:
@@ -60,7 +83,9 @@ async def open_gap(
 ) -> GapView:  # fmt: skip
     """Notes time that was not observed; one that has ended counts as lost. Raises CannotChange."""
     if from_at > now or (until_at is not None and not from_at < until_at <= now):
-        raise CannotChange("a gap begins before it ends, and both lie in the past; leave its end out while it goes on")
+        raise CannotChange(
+            "times", "a gap begins before it ends, and both lie in the past; leave its end out while it goes on"
+        )
     row: dict[str, Any] = {
         "source": source, "from_at": from_at, "until_at": until_at, "reason": reason, "noticed_at": now,
         "state": "open" if until_at is None else "lost", "closed_at": None if until_at is None else now,
@@ -70,12 +95,15 @@ async def open_gap(
         async with deps.writing() as conn:
             known = select(func.count()).select_from(sources).where(sources.c.source == source)
             if source is not None and not await conn.scalar(known):
-                raise CannotChange(f"no event has ever come from the source {source!r}; leave it out for every source")
+                raise CannotChange(
+                    "unknown_source",
+                    f"no event has ever come from the source {source!r}; leave it out for every source",
+                )
             made = (await conn.execute(insert(gaps).values(row).returning(*_columns()))).mappings().one()
             await _changed(conn, made, "gap.opened", {}, actor, now)
             return GapView(**made)
     except IntegrityError:
-        raise CannotChange("a gap of that source goes on already: close that one first") from None
+        raise CannotChange("goes_on", "a gap of that source goes on already: close that one first") from None
 
 
 async def close_gap(
@@ -87,11 +115,13 @@ async def close_gap(
         gap = await _locked(conn, gap_id)
         end = until_at or now
         if gap["until_at"] is not None:
-            raise CannotChange(f"it ended at {gap['until_at'].isoformat()}; mark it refilled or lost")
+            raise CannotChange("has_ended", f"it ended at {gap['until_at'].isoformat()}; mark it refilled or lost")
         if not gap["from_at"] <= end <= now:
-            raise CannotChange(f"it ends between {gap['from_at'].isoformat()}, when it began, and now")
+            raise CannotChange(
+                "end_before_start", f"it ends between {gap['from_at'].isoformat()}, when it began, and now"
+            )
         if retire and gap["source"] is None:
-            raise CannotChange("it is of every source: only a single one can be retired")
+            raise CannotChange("every_source", "it is of every source: only a single one can be retired")
         values = {"until_at": end, "state": state, "retired": retire}
         return await _set(conn, gap, "gap.retired" if retire else "gap.closed", values, actor, now)
 
@@ -101,7 +131,7 @@ async def mark_gap(deps: Deps, gap_id: int, state: Ended, *, actor: str, now: da
     async with deps.writing() as conn:
         gap = await _locked(conn, gap_id)
         if gap["until_at"] is None:
-            raise CannotChange("it goes on: close it, saying what became of its data")
+            raise CannotChange("not_ended", "it goes on: close it, saying what became of its data")
         return await _set(conn, gap, f"gap.marked_{state}", {"state": state, "by_hand": True}, actor, now)
 
 

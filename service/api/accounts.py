@@ -264,8 +264,8 @@ async def show_account(request: Request, deps: DepsDep, _: ReadKey, account_id: 
         detail = await queries.account(conn, account_id, deps.clock(), stream=deps.stream)
     if detail is None:
         raise not_found("account", account_id)
-    still = msgspec.structs.replace(detail, as_of=None, held_since=None)
-    return tagged(request, detail, (still, detail.held_since is not None))
+    still = msgspec.structs.replace(detail, as_of=None, held_since=None, incomplete_since=None)
+    return tagged(request, detail, (still, detail.held_since is not None, detail.incomplete_since is not None))
 
 
 async def _expect(conn: AsyncConnection, account_id: str) -> None:

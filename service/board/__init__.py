@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.board import actions, contacts, letters, operations, pages, signin, uploads
+from service.board import actions, contacts, gaps, letters, operations, pages, signin, uploads
 from service.board.site import READING, Board, View, endpoint
 from service.deps import Deps
 
@@ -51,6 +51,9 @@ def router(deps: Deps) -> APIRouter:
     add("/dead-letters/{dead_letter_id}/{action}", letters.letter_action, methods=["POST"])
     add("/partitions", operations.show_partitions)
     add("/partitions/release", operations.release_partition, methods=["POST"])
+    add("/gaps", gaps.show)
+    add("/gaps", gaps.note, methods=["POST"])
+    add("/gaps/{gap_id}/{action}", gaps.change, methods=["POST"])
     add("/uploads", uploads.show)
     add("/uploads/preview", uploads.look, methods=["POST"])
     add("/uploads/apply", uploads.confirm, methods=["POST"])

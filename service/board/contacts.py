@@ -27,7 +27,7 @@ async def log(visit: Visit) -> Response:
         )
     sent = {name: str(form.get(name) or "").replace("\0", "").strip() for name in ("contact", "when", "zone", "note")}
     sent["note"] = sent["note"].replace("\r\n", "\n")[:MAX_NOTE]
-    at = visit.page.now if not sent["when"] else _instant(sent["when"], sent["zone"])
+    at = visit.page.now if not sent["when"] else local_instant(sent["when"], sent["zone"])
     kind = next((known for known in get_args(ContactKind) if known == sent["contact"]), None)
     if kind is None:
         return await _again(visit, 422, words("Choose what it was, then log it again."), sent)
@@ -55,7 +55,7 @@ async def log(visit: Visit) -> Response:
     return RedirectResponse(target, status_code=303)
 
 
-def _instant(when: str, zone: str) -> datetime | None:
+def local_instant(when: str, zone: str) -> datetime | None:
     """A local time where the reader is; in UTC when their zone is not told or not known."""
     try:
         found = datetime.fromisoformat(when)

@@ -23,7 +23,7 @@ from service.queries import DeadLetter, DeadLetterFilter, LetterCount
 ROWS = 50
 MAX_ID = 2**63 - 1
 MAX_NOTE = 1000
-TABS: Mapping[str, str] = {"open": "Open", "retried": "Sent again", "discarded": "Discarded"}
+TABS: Mapping[str, str] = {"open": "To do", "retried": "Sent again", "discarded": "Discarded"}
 REASONS: Mapping[str, str] = {
     "malformed": "Not readable",
     "too_large": "Too large",

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from service import queries
-from service.board import formats, kin, lines
+from service.board import formats, kin, lines, score
 from service.board.forms import ALERT_TABS, AlertForm, RiskForm
 from service.board.render import account_url
 from service.board.site import Refused, Visit
@@ -212,7 +212,9 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         "alerts": [alert_entry(visit, alert) for alert in sorted(found.alerts, key=_pressing)],
         "why": lines.why(found.contributions, found.score, words),
         "signals": lines.signal_lines(found.signals, words, visit.board.rules.catalogue),
-        "scores": scores,
+        "scores": score.score_rows(scores),
+        "course": score.score_course(found, scores, words),
+        "by_hand": score.by_hand(found.override, words),
         "days": day_rows(course),
         "timeline": lines.timeline_lines(timeline.items, words),
         "pending": pending,

@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from alerts.tables import episodes, rule_activations
 from consumers import progress
 from health import observed, overrides
+from health.gaps import Observed
 from health.scorecards import explain
+from health.source_bits import ANY
 from health.tables import account_attributes, accounts, health, people
 from service.queries import cursors
 from service.queries.alerts import open_alerts
@@ -77,9 +79,12 @@ async def risk_list(
     rows = await _keyset(conn, query, order, after, limit + 1)
     page = rows[:limit]
     open_by_account = await _open_alerts(conn, [row.account_id for row in page])
-    fresh = await freshness(conn, now, stream=stream)
+    fresh, seen = await _watched(conn, now, stream)
+    seen_by = await _seen_by(conn, [row.account_id for row in page], seen)
     return RiskPage(
-        items=tuple(_risk_item(row, open_by_account.get(row.account_id, ())) for row in page),
+        items=tuple(
+            _risk_item(row, open_by_account.get(row.account_id, ()), seen_by[row.account_id], now) for row in page
+        ),
         next_cursor=(
             cursors.encode(f"accounts:{sort}", getattr(page[-1], order.column.key or ""), page[-1].account_id)
             if len(rows) > limit
@@ -87,6 +92,7 @@ async def risk_list(
         ),
         as_of=fresh.as_of,
         held_since=fresh.held_since,
+        held_sources=fresh.held_sources,
     )
 
 
@@ -154,7 +160,7 @@ def _conditions(where: RiskFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _risk_item(row: Row[Any], alerts: Sequence[OpenAlert]) -> RiskItem:
+def _risk_item(row: Row[Any], alerts: Sequence[OpenAlert], seen: Observed, now: datetime) -> RiskItem:
     return RiskItem(
         account_id=row.account_id,
         name=row.name,
@@ -175,7 +181,8 @@ def _risk_item(row: Row[Any], alerts: Sequence[OpenAlert]) -> RiskItem:
         alerts=tuple(alerts),
         last_seen_at=row.last_seen_at,
         last_login_at=row.last_login_at,
-        incomplete_since=row.incomplete_since,
+        incomplete_since=seen.held_since(now),
+        incomplete_sources=seen.silent_sources,
         evaluated_at=row.evaluated_at,
     )
 
@@ -208,14 +215,29 @@ async def _open_alerts(conn: AsyncConnection, account_ids: Sequence[str]) -> dic
 
 async def freshness(conn: AsyncConnection, now: datetime, *, stream: Stream) -> Freshness:
     """How complete the facts are at `now`, by the same judgement that holds the alerts."""
+    return (await _watched(conn, now, stream))[0]
+
+
+async def _watched(conn: AsyncConnection, now: datetime, stream: Stream) -> tuple[Freshness, Observed]:
     position = await progress.read(conn, stream.group, stream.topics)
     seen = await observed.read(conn, position.complete_through, now)
-    return Freshness(
+    fresh = Freshness(
         as_of=position.complete_through,
         held_since=seen.held_since(now),
+        held_sources=seen.silent_sources,
         heard_at=position.heard_at,
         stopped=tuple(f"{topic}/{partition}: {reason}" for topic, partition, reason in position.stopped),
     )
+    return fresh, seen
+
+
+async def _seen_by(conn: AsyncConnection, account_ids: Sequence[str], seen: Observed) -> dict[str, Observed]:
+    """What was observed of each account: a gap counts for those that its source has sent events of."""
+    if not seen.bits:
+        return dict.fromkeys(account_ids, seen)
+    query = select(accounts.c.account_id, accounts.c.sources).where(accounts.c.account_id.in_(account_ids))
+    masks = {row.account_id: row.sources for row in await conn.execute(query)}
+    return {account_id: seen.seen_from(masks.get(account_id, ANY)) for account_id in account_ids}
 
 
 async def portfolio(conn: AsyncConnection) -> Portfolio:
@@ -268,7 +290,8 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
     row = (await conn.execute(select(health).where(health.c.account_id == account_id))).one_or_none()
     if facts is None and row is None:
         return None
-    fresh = await freshness(conn, now, stream=stream)
+    fresh, watched = await _watched(conn, now, stream)
+    seen = watched.seen_from(ANY if facts is None else facts.sources)
     attributes = {
         name: _attribute(register)
         for name, register in sorted((facts.fields if facts and facts.fields else {}).items())
@@ -304,11 +327,13 @@ async def account(conn: AsyncConnection, account_id: str, now: datetime, *, stre
         last_contact_at=facts.last_contact_at if facts is not None else None,
         logins=facts.logins if facts is not None else 0,
         events=facts.events if facts is not None else 0,
-        incomplete_since=row.incomplete_since if row is not None else None,
+        incomplete_since=seen.held_since(now),
+        incomplete_sources=seen.silent_sources,
         problem=row.problem if row is not None else None,
         evaluated_at=row.evaluated_at if row is not None else None,
         as_of=fresh.as_of,
         held_since=fresh.held_since,
+        held_sources=fresh.held_sources,
     )
 
 

@@ -73,7 +73,8 @@ class RiskItem(msgspec.Struct, frozen=True, kw_only=True):
     alerts: tuple[OpenAlert, ...]  # the open ones, worst first, at most three
     last_seen_at: datetime | None
     last_login_at: datetime | None
-    incomplete_since: datetime | None
+    incomplete_since: datetime | None  # what is known of this account is incomplete since: its absence alerts wait
+    incomplete_sources: tuple[str, ...]  # the silent ones among its sources; none: all events wait
     evaluated_at: datetime | None
 
 
@@ -82,6 +83,7 @@ class Freshness(msgspec.Struct, frozen=True, kw_only=True):
         datetime | None
     )  # all that the broker had at this instant is in the facts; None: a partition has never reported
     held_since: datetime | None  # data is incomplete since: absence alerts wait
+    held_sources: tuple[str, ...]  # that are silent; none: all events wait
     stopped: tuple[str, ...]  # "topic/partition: reason"
     heard_at: datetime | None = None  # a consumer last reported
 
@@ -91,6 +93,7 @@ class RiskPage(msgspec.Struct, frozen=True, kw_only=True):
     next_cursor: str | None
     as_of: datetime | None
     held_since: datetime | None
+    held_sources: tuple[str, ...]
 
 
 class CurrencyTotal(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,11 +221,13 @@ class AccountDetail(msgspec.Struct, frozen=True, kw_only=True):
     last_contact_at: datetime | None
     logins: int
     events: int
-    incomplete_since: datetime | None
+    incomplete_since: datetime | None  # what is known of this account is incomplete since: its absence alerts wait
+    incomplete_sources: tuple[str, ...]  # the silent ones among its sources; none: all events wait
     problem: str | None
     evaluated_at: datetime | None
     as_of: datetime | None
     held_since: datetime | None
+    held_sources: tuple[str, ...]
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,31 @@
     ctx.restore();
   }
 
+  /* A line where another scorecard took over: what lies before it is another measure. */
+  function drawMarks(chart) {
+    const { ctx, bbox } = chart;
+    const table = document.getElementById(chart.root.parentElement.dataset.table);
+    if (!table) return;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("--ink");
+    ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const row of table.querySelectorAll("tr[data-mark]")) {
+      const x = chart.valToPos(Date.parse(row.dataset.day + "T00:00:00Z") / 1000, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const room = 4 * devicePixelRatio;
+      const right = x + room + ctx.measureText(row.dataset.mark).width < bbox.left + bbox.width;
+      ctx.textAlign = right ? "left" : "right";
+      ctx.textBaseline = "bottom";
+      ctx.fillText(row.dataset.mark, right ? x + room : x - room, bbox.top + bbox.height - room);
+    }
+    ctx.restore();
+  }
+
   function optionsOf(holder, names) {
     const score = holder.dataset.plot === "score";
     const axis = {
@@ -71,7 +96,7 @@
         { label: names[0], value: (_, seconds) => (seconds ? dayFormat.format(new Date(seconds * 1000)) : "–") },
         ...(score ? [line] : [bars, logins]),
       ],
-      hooks: { ready: [showLatest], draw: [showLatest], setCursor: [showLatest], drawClear: score ? [drawBands] : [] },
+      hooks: { ready: [showLatest], draw: score ? [showLatest, drawMarks] : [showLatest], setCursor: [showLatest], drawClear: score ? [drawBands] : [] },
     };
   }
 
