@@ -165,7 +165,7 @@ _TABLES: Final = ",\n".join(
         ),
     ]
 )  # fmt: skip
-_WITH: Final = re.compile(r"\s*WITH\s", re.IGNORECASE)
+_WITH: Final = re.compile(r"\s*WITH\s+(?P<recursive>RECURSIVE\s)?", re.IGNORECASE)
 
 
 class Rewound:
@@ -185,6 +185,8 @@ class Rewound:
         if not isinstance(query, TextClause):
             raise TypeError("only queries written as text can be turned back")
         own = _WITH.match(query.text)
+        if own and own["recursive"]:
+            raise TypeError("a recursive query would take these tables for itself")
         rest = f",\n{query.text[own.end() :]}" if own else f"\n{query.text}"
         return text(f"WITH {_TABLES}{rest}"), {**values, **self._values}
 

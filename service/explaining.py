@@ -1,5 +1,5 @@
-"""Reads what ``health/explaining.py`` and ``health/what_if.py`` decide on: the facts of now or of a past day, what was
-recorded, what came later. Read-only: nothing is locked or written.
+"""Reads what ``health/explaining.py`` decides on: the facts of now or of a past day, what was recorded, what came
+later. Read-only: nothing is locked or written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.doors import by_sources
 from consumers import progress
-from health import explaining, fleet, observed, overrides, past, what_if
+from health import explaining, fleet, observed, overrides, past
 from health import facts as reading
 from health.columns import Facts
 from health.explaining import Explained, Late, Scored
@@ -27,7 +27,6 @@ from health.rhythm import SHIPPED, Fleet
 from health.scorecard_file import Card
 from health.scorecards import CardInForce, Override, Scorecards
 from health.tables import fleets, health, score_history
-from health.what_if import BandChange, Tally
 from service.cards import InForce
 from service.queries import Stream
 
@@ -263,56 +262,3 @@ def _hours_matter(facts: Facts, seen: Observed) -> bool:
     last = [int(at[0]) for at in (facts.last_login_at, facts.last_activity_at) if at[0] != NEVER]
     of_a_day = [at for at in last if (at + 1) % DAY == 0]
     return any(seen.first_span_touching(at - DAY, facts.now_us) for at in of_a_day)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What would change if ``after`` took the place of ``before``, at a moment."""
-
-    before: Scorecards
-    after: Scorecards
-    in_force: InForce
-    moment: Moment
-    stream: Stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Of some accounts; ``last``: the id of the last that was looked at, None when there was none left."""
-
-    tally: Tally
-    changes: list[BandChange]
-    last: str | None
-
-
-async def part(conn: AsyncConnection, question: Question, after_id: str | None, size: int) -> Part:
-    """The next ``size`` accounts after ``after_id`` in the order of their ids; those that have ended are left out."""
-    query = select(health.c.account_id).order_by(health.c.account_id).limit(size)
-    ids = list(await conn.scalars(query if after_id is None else query.where(health.c.account_id > after_id)))
-    tally, changes = Tally(), list[BandChange]()
-    if not ids:
-        return Part(tally=tally, changes=changes, last=None)
-    around = await background(conn, question.moment, stream=question.stream)
-    both = [question.before, question.after]
-    for found in await known(conn, ids, around, both, question.in_force.custom):
-        own, of_these = await asyncio.to_thread(_compare, found, both)
-        tally.add(own)
-        changes += of_these
-    return Part(tally=tally, changes=changes, last=ids[-1])
-
-
-def _compare(found: Known, cards: Sequence[Scorecards]) -> tuple[Tally, list[BandChange]]:
-    before, after = explaining.score_each(cards, found.facts, found.observed, found.bands, found.overrides)
-    ended = found.facts.texts["status"] == "ended"
-    places = [place for place in range(len(found.facts)) if found.facts.start[place] != NEVER and not ended[place]]
-    return what_if.compare(found.facts, before, after, places)
-
-
-async def count_accounts(conn: AsyncConnection) -> int:
-    return await conn.scalar(select(func.count()).select_from(health)) or 0
-
-
-def by_money(change: BandChange) -> tuple[Any, ...]:
-    """The most MRR first, then the worst fall."""
-    fall = (change.score_after or 0) - (change.score_before or 0)
-    return (-(change.mrr or 0), fall, change.account_id)

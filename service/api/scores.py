@@ -1,18 +1,16 @@
 """Explaining scores: of an account as of a day, under another scorecard; and who would change band under one.
 
-Asking is reading: scope `read`, a snapshot, nothing locked. One question about many accounts is worked on at a time in
-each process, for a bounded while; the rest waits for the next request.
+Asking is reading: scope `read`, a snapshot, nothing locked. A question about all accounts is worked on for a bounded
+while (``service/what_if.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from datetime import date, datetime
 from typing import Annotated, Final
 
-import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from starlette.responses import Response
@@ -20,35 +18,31 @@ from starlette.responses import Response
 from health import scorecards
 from health.explaining import Explained
 from health.scorecards import Scorecards
-from health.what_if import BandChange, Tally, Total
 from health.yamlfile import FileError
-from service import explaining
+from service import explaining, what_if
 from service.api.accounts import AccountId
 from service.api.common import DepsDep, ReadKey, Strict, answer, body
 from service.api.schemas import answers, body_of
 from service.cards import MOST_BYTES, MOST_CARDS, InForce, of_text, refused, running_or_problem
 from service.deps import Deps
-from service.errors import bad_field, not_found, unavailable
-from service.explaining import DayToCome, Moment, Question
+from service.errors import bad_field, not_found
+from service.explaining import DayToCome, Moment
 from service.queries import cursors
+from service.what_if import Question, WhatIfPart
 
 router = APIRouter(prefix="/api/v1", tags=["scores"])
 
-CURSOR: Final = "what-if"
 SENT: Final = "scorecard.yaml"
-PAGE: Final = 250
-SECONDS: Final = 2.0
-"""How long one request is worked on; it ends with the page during which this passes."""
-MOST_CHANGES: Final = 1000
-WAIT_SECONDS: Final = 5.0
-"""How long a question waits for the one before it."""
 
 
 def _iso_day(value: object) -> object:
-    # Left to itself pydantic also takes a number, as seconds since 1970.
-    if isinstance(value, str) and len(value) != len("2026-05-01"):
-        raise ValueError("give a date such as 2026-05-01")
-    return value
+    # Left to itself pydantic takes numbers, as seconds since 1970, and in a strict body no text.
+    if isinstance(value, str) and len(value) == len("2026-05-01"):
+        with contextlib.suppress(ValueError):
+            return date.fromisoformat(value)
+    if isinstance(value, date):
+        return value
+    raise ValueError("give a date such as 2026-05-01")
 
 
 def _since_1970(day: date) -> date:
@@ -93,20 +87,6 @@ class WhatIf(Strict):
     cursor: Annotated[str, StringConstraints(max_length=2048, pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         default=None, description="`next_cursor` of the part before, with the same scorecards and day"
     )
-
-
-class WhatIfPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What would change among the accounts of this part. Sum the parts until `next_cursor` is null."""
-
-    at: datetime
-    before: str  # the scorecards in force, name@version
-    after: str
-    looked_at: int
-    changed: int
-    become_unknown: int
-    totals: list[Total]
-    items: list[BandChange]  # the most MRR first
-    next_cursor: str | None
 
 
 @router.get(
@@ -164,11 +144,11 @@ async def ask_what_if(deps: DepsDep, _: ReadKey, wish: Annotated[WhatIf, Depends
     in_force = await asyncio.to_thread(running_or_problem, deps.settings.rules_dir)
     if (wish.scorecard is None) == (wish.scorecards is None):
         raise bad_field("scorecard", "or scorecards is needed, and not both", "give one card, or all of them")
-    after = None if wish.cursor is None else cursors.decode(wish.cursor, CURSOR, str)[1]
+    after = None if wish.cursor is None else cursors.decode(wish.cursor, what_if.CURSOR, str)[1]
     other = await _sent(wish.scorecard if wish.scorecards is None else wish.scorecards, in_force)
     moment = moment_of(wish.day, deps.clock())
     question = Question(before=in_force.cards, after=other, in_force=in_force, moment=moment, stream=deps.stream)
-    return answer(await ask(deps, question, after))
+    return answer(await what_if.ask(deps, question, after))
 
 
 async def _sent(cards: str | dict[str, str] | None, in_force: InForce) -> Scorecards:
@@ -186,43 +166,3 @@ def moment_of(day: date | None, now: datetime) -> Moment:
         return Moment.of(day, now)
     except DayToCome:
         raise bad_field("day", "is still to come", f"give a day up to {now.date()}") from None
-
-
-async def ask(deps: Deps, question: Question, after: str | None) -> WhatIfPart:
-    """Works on a question from the account behind ``after`` on, for a bounded while."""
-    tally, items = Tally(), list[BandChange]()
-    loop = asyncio.get_running_loop()
-    async with _turn(deps):
-        end = loop.time() + SECONDS
-        while True:
-            async with deps.reading() as conn:
-                found = await explaining.part(conn, question, after, PAGE)
-            tally.add(found.tally)
-            items += found.changes
-            after = found.last
-            if after is None or loop.time() >= end or len(items) >= MOST_CHANGES:
-                break
-    return WhatIfPart(
-        at=question.moment.at,
-        before=question.before.name,
-        after=question.after.name,
-        looked_at=tally.looked_at,
-        changed=tally.changed,
-        become_unknown=tally.become_unknown,
-        totals=tally.totals(),
-        items=sorted(items, key=explaining.by_money),
-        next_cursor=None if after is None else cursors.encode(CURSOR, None, after),
-    )
-
-
-@contextlib.asynccontextmanager
-async def _turn(deps: Deps) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            await deps.questions.acquire()
-    except TimeoutError:
-        raise unavailable("another question about all accounts is being worked on: try again shortly") from None
-    try:
-        yield
-    finally:
-        deps.questions.release()

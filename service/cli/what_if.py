@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from health.what_if import BandChange, Tally
     from service.cards import InForce
     from service.deps import Deps
-    from service.explaining import Moment, Question
+    from service.explaining import Moment
+    from service.what_if import Question
 
 PAGE = 1000
 
@@ -52,7 +53,7 @@ def what_if(
     import msgspec
 
     async def run(deps: Deps, moment: Moment, in_force: InForce, other: Scorecards | None) -> Answer:
-        from service.explaining import Question
+        from service.what_if import Question
 
         assert other is not None
         question = Question(before=in_force.cards, after=other, in_force=in_force, moment=moment, stream=deps.stream)
@@ -71,7 +72,7 @@ async def _everybody(deps: Deps, question: Question, limit: int) -> Answer:
     from rich.progress import Progress
 
     from health.what_if import Tally
-    from service.explaining import by_money, count_accounts, part
+    from service.what_if import by_money, count_accounts, part
 
     answer, after = Answer(question=question, tally=Tally()), None
     async with deps.reading() as conn:
