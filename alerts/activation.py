@@ -6,7 +6,8 @@ starts anew. Every rulebook that ever ran is kept by its content hash, so that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -14,14 +15,22 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from alerts.rules import Rule
 from alerts.tables import rule_activations, rulebooks
 
 
+@dataclass(frozen=True, kw_only=True)
+class Activated:
+    """When the condition of each rule went live, and when its levels did."""
+
+    live: Mapping[str, datetime] = field(default_factory=dict)
+    levels: Mapping[str, datetime] = field(default_factory=dict)
+
+
 async def activate(
-    conn: AsyncConnection, version: str, content: Mapping[str, Any], rule_versions: Mapping[str, str], now: datetime
-) -> tuple[dict[str, datetime], bool]:
-    """Records the rulebook that runs now. Returns when each of its rules went live, and whether it differs from the
-    last one.
+    conn: AsyncConnection, version: str, content: Mapping[str, Any], rules: Sequence[Rule], now: datetime
+) -> tuple[Activated, bool]:
+    """Records the rulebook that runs now. Returns since when, and whether it differs from the last one.
 
     Several evaluators may do so at once: the rows decide, whoever comes first.
     """
@@ -30,16 +39,23 @@ async def activate(
         book = insert(rulebooks).values(version=version, content=dict(content), loaded_at=now)
         await conn.execute(book.on_conflict_do_update(index_elements=["version"], set_={"loaded_at": now}))
     known = {row.rule_id: row for row in await conn.execute(select(rule_activations).with_for_update())}
-    for rule_id, rule_version in sorted(rule_versions.items()):
-        row = known.get(rule_id)
-        if row is None or row.rule_version != rule_version or row.retired_at is not None:
-            await _go_live(conn, rule_id, rule_version, now)
-    retired = [rule_id for rule_id, row in known.items() if rule_id not in rule_versions and row.retired_at is None]
+    for rule in sorted(rules, key=lambda rule: rule.id):
+        row = known.get(rule.id)
+        if row is None or row.rule_version != rule.version or row.retired_at is not None:
+            await _go_live(conn, rule.id, rule.version, now)
+        if row is None or row.levels_version != rule.levels_version:
+            await _change_levels(conn, rule, now)
+    running = [rule.id for rule in rules]
+    retired = [rule_id for rule_id, row in known.items() if rule_id not in running and row.retired_at is None]
     if retired:
         gone = update(rule_activations).where(rule_activations.c.rule_id.in_(retired))
         await conn.execute(gone.values(retired_at=now))
-    rows = await conn.execute(select(rule_activations).where(rule_activations.c.rule_id.in_(list(rule_versions))))
-    return {row.rule_id: row.activated_at for row in rows}, last != version
+    rows = (await conn.execute(select(rule_activations).where(rule_activations.c.rule_id.in_(running)))).all()
+    activated = Activated(
+        live={row.rule_id: row.activated_at for row in rows},
+        levels={row.rule_id: row.levels_at for row in rows if row.levels_at is not None},
+    )
+    return activated, last != version
 
 
 async def _go_live(conn: AsyncConnection, rule_id: str, rule_version: str, now: datetime) -> None:
@@ -47,6 +63,13 @@ async def _go_live(conn: AsyncConnection, rule_id: str, rule_version: str, now: 
     statement = insert(rule_activations).values(rule_id=rule_id, **values)
     differs = (rule_activations.c.rule_version != rule_version) | rule_activations.c.retired_at.is_not(None)
     await conn.execute(statement.on_conflict_do_update(index_elements=["rule_id"], set_=values, where=differs))
+
+
+async def _change_levels(conn: AsyncConnection, rule: Rule, now: datetime) -> None:
+    """Of a rule that is there; several evaluators may do so at once, and the first one's time stands."""
+    differs = rule_activations.c.levels_version.is_distinct_from(rule.levels_version)
+    change = update(rule_activations).where(rule_activations.c.rule_id == rule.id, differs)
+    await conn.execute(change.values(levels_version=rule.levels_version, levels_at=now))
 
 
 async def newest_version(conn: AsyncConnection) -> str | None:

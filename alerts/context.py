@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts import reevaluation
-from alerts.activation import activate, newest_version
+from alerts.activation import Activated, activate, newest_version
 from alerts.ingestion import Operations, tell_operations
 from alerts.people import read_people
 from alerts.routing import Channels, Person
@@ -51,6 +51,7 @@ class Context:
     channels: Channels
     observed: Observed
     public_url: str
+    levels_at: Mapping[str, datetime] = field(default_factory=dict)
     fleet: Fleet = SHIPPED
     round: int = 0
     """Of the re-evaluations: what is evaluated now needs not be again for any up to this one."""
@@ -109,7 +110,7 @@ class ContextSource:
         """What the running cards were loaded from."""
         self._problems: list[str] = []
         self._version = ""
-        self._activated_at: Mapping[str, datetime] = {}
+        self._activated = Activated()
         self._people: Mapping[str, Person] = {}
         self._fleet = SHIPPED
         self._kept_fleet: fleet.Kept | None = None
@@ -161,7 +162,8 @@ class ContextSource:
             round=number,
             rulebook=self._book,
             scorecards=self._cards,
-            activated_at=self._activated_at,
+            activated_at=self._activated.live,
+            levels_at=self._activated.levels,
             people=self._people,
             channels=self._reachable(),
             observed=await observing.read(conn, await self._progress(conn), now),
@@ -227,9 +229,8 @@ class ContextSource:
         book = self._book
         cards = {card.name: card.card.model_dump(mode="json") for card in self._cards.cards}
         content = {**book.content, "scorecard": self._cards.name, "scorecards": cards}
-        rule_versions = {rule.id: rule.version for rule in book.rules}
         before = await newest_version(conn)
-        self._activated_at, changed = await activate(conn, version, content, rule_versions, now)
+        self._activated, changed = await activate(conn, version, content, book.rules, now)
         if changed and self._on_rules is not None:
             await self._on_rules(conn, before, version, now)
         if changed:

@@ -86,7 +86,8 @@ class Observation:
     ``holds`` is None when unknown: it neither fires nor resolves. ``since`` is needed when it holds. ``disproved``
     says that the facts now known show that the rule did *not* hold when the episode was opened. ``live_from`` is the
     later of the rule's activation and the end of the account's import: what began before is pre-existing. ``data`` is
-    what ``reason`` was made from, see `Transition`.
+    what ``reason`` was made from, see `Transition`. ``ours``: the rule or the scorecard is another one than at the last
+    look, so that what differs may be no change of the account, and nobody is told of it.
     """
 
     holds: bool | None
@@ -96,6 +97,7 @@ class Observation:
     disproved: bool = False
     live_from: datetime | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    ours: bool = False
 
 
 class NotAllowed(Exception):
@@ -178,7 +180,7 @@ def _reopen(episode: Episode, seen: Observation, policy: Policy, now: datetime) 
     return Change(
         episode=again,
         transition=Transition(kind="reopened", at=now, reason=reason, actor=SYSTEM, data=data),
-        notify=worse and not episode.pre_existing,
+        notify=worse and not episode.pre_existing and not seen.ours,
     )
 
 
@@ -217,7 +219,7 @@ def _tell_anew(episode: Episode, seen: Observation, policy: Policy, now: datetim
 
 def _escalate(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> Change:
     """A message about the escalation stands for a reminder that is due at the same time."""
-    told = _told(episode, now)
+    told = _told(episode, now) and not seen.ours
     next_at = episode.next_at
     if told and next_at is not None and next_at <= now:
         next_at = None if policy.renotify is None else now + policy.renotify
@@ -271,7 +273,7 @@ def _close(episode: Episode, seen: Observation, policy: Policy, now: datetime) -
     return Change(
         episode=closed,
         transition=Transition(kind=kind, at=now, reason=reason, actor=SYSTEM, data=data),
-        notify=not episode.pre_existing and (withdrawn or policy.notify_resolved),
+        notify=not episode.pre_existing and (withdrawn or (policy.notify_resolved and not seen.ours)),
     )
 
 

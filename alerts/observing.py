@@ -146,6 +146,7 @@ def _observe(
     if math.isnan(verdict):
         return Observation(holds=None, reason="unknown")
     row = batch.signals_of(place)
+    ours = _is_ours(batch, rule, place)
     if verdict == 0.0:
         status = batch.facts.texts["status"][place]
         if not rule.names_status and status in GONE:
@@ -153,7 +154,8 @@ def _observe(
             return Observation(holds=False, reason=f"the account is {status}", data=left)
         if leaves_umbrellas(rule) and batch.lineage.umbrella[place]:
             return Observation(holds=False, reason="the account only holds others", data={"code": "umbrella"})
-        return Observation(holds=False, reason=_because(rule, row), disproved=denied, data=_behind(rule, row))
+        because = _because(rule, row)
+        return Observation(holds=False, reason=because, disproved=denied, data=_behind(rule, row), ours=ours)
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
     if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):
         starts.append(batch.now)
@@ -164,7 +166,20 @@ def _observe(
         severity=rule.severity_for(row),
         since=began.get(place, episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
+        ours=ours,
     )
+
+
+def _is_ours(batch: Batch, rule: Rule, place: int) -> bool:
+    """Whether the rule's condition or its levels, or the scorecard that these speak of, changed since the last look."""
+    looked_at = batch.rows[place].evaluated_at
+    if looked_at is None:
+        return False
+    context = batch.context
+    changes = (context.activated_at.get(rule.id), context.levels_at.get(rule.id))
+    if any(change is not None and change > looked_at for change in changes):
+        return True
+    return since.graded(rule) and batch.rows[place].scorecard != batch.scores.scorecard[place]
 
 
 def _because(rule: Rule, row: Mapping[str, Any]) -> str:

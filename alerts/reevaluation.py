@@ -43,7 +43,7 @@ SAY_EVERY = timedelta(seconds=10)
 KEPT_ROUNDS = 100
 
 _ALERTS = text("""
-SELECT e.account_id, e.opened_at, e.episode_id, coalesce(h.round, -1) < :round AS stale FROM (
+SELECT e.account_id, e.opened_at, e.episode_id, h.round IS NOT NULL AND h.round < :round AS stale FROM (
     SELECT account_id, opened_at, episode_id FROM episodes
     WHERE state = 'open' AND opened_at <= :at AND (opened_at < :at OR episode_id > :episode_id)
     ORDER BY opened_at DESC, episode_id LIMIT :scanned

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alerts.rules import Rule
+from alerts.rules.expression import Compiled
 from health import signals
 from health.catalogue import OF_CHILDREN, SCORE_SIGNALS
 from health.columns import Facts
@@ -29,7 +30,16 @@ counts, then weekly. One that began two years ago is dated to there."""
 def scored(rule: Rule) -> bool:
     """Whether it speaks of what scorecards make, its own or those of the accounts below; that has no past that facts
     alone could tell."""
-    return any(ref.name in SCORE_SIGNALS | OF_CHILDREN for ref in rule.when.refs)
+    return _of_scores(rule.when)
+
+
+def graded(rule: Rule) -> bool:
+    """Whether its condition or its severity does."""
+    return scored(rule) or any(_of_scores(level.when) for level in rule.levels if level.when is not None)
+
+
+def _of_scores(condition: Compiled) -> bool:
+    return any(ref.name in SCORE_SIGNALS | OF_CHILDREN for ref in condition.refs)
 
 
 def began(

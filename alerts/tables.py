@@ -35,6 +35,8 @@ rule_activations = Table(
     Column("rule_version", Text, nullable=False),  # content hash of this rule's condition
     Column("activated_at", TZ, nullable=False),  # when this condition went live: what began before is pre-existing
     Column("retired_at", TZ),
+    Column("levels_version", Text),  # content hash of its severity
+    Column("levels_at", TZ),  # when that went live: no account became more severe by it
 )
 
 episodes = Table(

@@ -76,7 +76,7 @@ def load(rules_dir: Path, catalogue: Mapping[str, Signal]) -> RuleBook:
             if path.name == ROUTES_FILE:
                 routes = routes_of(validate(document, RoutesFile, ROUTES_KEYS))
             else:
-                rules += _FileLoader(document, catalogue).load()
+                rules += _FileLoader(document, catalogue, declared).load()
         except RulebookError as error:
             problems += error.problems
     problems += _duplicates(rules)
@@ -169,9 +169,12 @@ class _Item:
 class _FileLoader:
     """Checks one file; collects problems instead of stopping at the first."""
 
-    def __init__(self, document: Document, catalogue: Mapping[str, Signal]) -> None:
+    def __init__(
+        self, document: Document, catalogue: Mapping[str, Signal], declared: Mapping[str, custom.CustomSignal]
+    ) -> None:
         self.document = document
         self.catalogue = catalogue
+        self.declared = declared
         self.problems: list[FileProblem] = []
 
     def load(self) -> list[_Loaded]:
@@ -250,13 +253,24 @@ class _FileLoader:
             reason=templates,
             suggestion=_put_into_all(spec.suggestion.model_dump(), item),
             tags=tuple(spec.tags),
-            version=content_hash({"when": when.canonical, "for": duration(spec.for_).total_seconds()})[:16],
+            version=self._version({"when": when.canonical, "for": duration(spec.for_).total_seconds()}, when.refs),
+            levels_version=self._version(
+                {"levels": [[each.level, each.when and each.when.canonical] for each in levels]},
+                frozenset[SignalRef]().union(*(each.when.refs for each in levels if each.when is not None)),
+            ),
             refs=refs,
             absence=any(self.catalogue[ref.name].absence for ref in when.refs),
             names_status=any(ref.name == "status" for ref in when.refs),
             place=self._place((*place, "id")),
             tests=tuple(self._cases(spec, item, place, refs)),
         )
+
+    def _version(self, content: dict[str, Any], refs: frozenset[SignalRef]) -> str:
+        """Another definition of a signal of one's own makes another condition; another wording of it does not."""
+        own = sorted({ref.name for ref in refs} & set(self.declared))
+        if own:
+            content["signals"] = [self.declared[name].counted for name in own]
+        return content_hash(content)[:16]
 
     def _condition(self, path: YamlPath, written: str, item: _Item) -> Compiled | None:
         source = item.put_into(written)

@@ -141,7 +141,8 @@ class RuleCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A checked rule. ``refs`` are all signals it needs, those of its wording included."""
+    """A checked rule. ``refs`` are all signals it needs, those of its wording included. ``version`` is of its
+    condition, ``levels_version`` of its severity."""
 
     id: str
     title: Mapping[str, str]
@@ -155,6 +156,7 @@ class Rule:
     suggestion: Mapping[str, str]
     tags: tuple[str, ...]
     version: str
+    levels_version: str
     refs: frozenset[SignalRef]
     absence: bool
     names_status: bool

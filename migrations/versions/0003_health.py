@@ -138,6 +138,8 @@ def _million() -> None:
         sa.PrimaryKeyConstraint("one", name=op.f("pk_sweeps")),
         comment="How far the sweep for missed accounts has come; its lock makes the evaluators take turns",
     )
+    op.add_column("rule_activations", sa.Column("levels_version", sa.Text(), nullable=True))
+    op.add_column("rule_activations", sa.Column("levels_at", postgresql.TIMESTAMP(timezone=True), nullable=True))
     op.add_column("health", sa.Column("round", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index("ix_health_problem", "health", ["account_id"], postgresql_where=sa.text("problem IS NOT NULL"))
     op.create_index(
@@ -165,5 +167,7 @@ def _without_million() -> None:
     op.drop_index("ix_touched_queue", "touched")
     op.drop_index("ix_health_problem", "health")
     op.drop_column("health", "round")
+    op.drop_column("rule_activations", "levels_at")
+    op.drop_column("rule_activations", "levels_version")
     op.drop_table("sweeps")
     op.drop_table("reevaluations")
