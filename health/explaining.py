@@ -236,10 +236,12 @@ def _late(late: Late) -> list[Told]:
     return found
 
 
-def not_known(*, undated: Sequence[str], fleet_day: date | None, wanted_day: date, hours: bool) -> list[Told]:
+def not_known(
+    *, undated: Sequence[str], fleet_day: date | None, wanted_day: date, hours: bool, children: bool
+) -> list[Told]:
     """What cannot be told of a past day. ``undated``: attributes set since, of which only the present value is kept;
     ``fleet_day``: of what all accounts said together, None for what ships; ``hours``: a gap lies where only the days
-    of activity are kept, not their hours."""
+    of activity are kept, not their hours; ``children``: the account has some."""
     found: list[Told] = []
     if undated:
         names = ", ".join(undated)
@@ -263,6 +265,12 @@ def not_known(*, undated: Sequence[str], fleet_day: date | None, wanted_day: dat
             "ja": "当時の最終利用後に観測の欠落があり、時刻が残っていないため、経過日数は1日少ない場合があります。",
         }
         found.append(Told(code="hours", reason=words))
+    if children:
+        words = {
+            "en": "What its child accounts tell is as of now.",
+            "ja": "子アカウントの情報は現在のものです。",
+        }
+        found.append(Told(code="children", reason=words))
     return found
 
 

@@ -254,6 +254,7 @@ async def _not_known(
         fleet_day=around.fleet_day,
         wanted_day=around.moment.day - timedelta(days=1),
         hours=_hours_matter(facts, around.observed),
+        children=len(facts.children.account) > 0,
     )
 
 

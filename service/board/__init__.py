@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.board import actions, contacts, gaps, letters, operations, pages, signin, uploads
+from service.board import actions, contacts, explaining, gaps, letters, operations, pages, signin, uploads
 from service.board.site import READING, Board, View, endpoint
 from service.deps import Deps
 
@@ -41,6 +41,9 @@ def router(deps: Deps) -> APIRouter:
     add("/accounts/{account_id:path}", pages.account)
     add("/accounts/{account_id:path}/contacts", contacts.log, methods=["POST"])
     add("/live/accounts/{account_id:path}", pages.account_live)
+    add("/explain/accounts/{account_id:path}", explaining.show)
+    add("/what-if", explaining.ask)
+    add("/what-if", explaining.answer, methods=["POST"])
     add("/accounts/{account_id:path}/override", actions.override, methods=["POST"])
     add("/alerts", pages.alerts)
     add("/alerts/{episode_id}", pages.alert)

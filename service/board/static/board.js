@@ -100,6 +100,12 @@
     };
   }
 
+  /* A day of the chart leads where its row of the table does. */
+  function openDay(table, place) {
+    const link = table?.tBodies[0].rows[place ?? -1]?.querySelector("a");
+    if (link) window.location.assign(link.href);
+  }
+
   function drawPlot(holder) {
     const table = document.getElementById(holder.dataset.table);
     if (!table || !window.uPlot) return;
@@ -114,6 +120,7 @@
     holder.setAttribute("aria-label", table.caption.textContent.trim());
     const chart = new window.uPlot(optionsOf(holder, names), data, holder);
     plots.set(holder, chart);
+    chart.over.addEventListener("click", () => openDay(document.getElementById(holder.dataset.table), chart.cursor.idx));
     new ResizeObserver(() => {
       if (holder.isConnected) chart.setSize({ width: holder.clientWidth - 24, height: 190 });
     }).observe(holder);
