@@ -1,4 +1,5 @@
-"""Erases from what the alerts keep: an account's health, episodes and messages; a user's names within those of others.
+"""Erases from what the alerts keep: an account's health, episodes and messages, and its name where its parents were
+told of it; a user's names within those of others.
 
 Locks in the one order: health, episodes, outbox. A message that waits is gone with its episode; one that a sender has
 taken out already is beyond our reach, and what becomes of it is no longer noted.
@@ -7,13 +8,14 @@ taken out already is beyond our reach, and what becomes of it is no longer noted
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Table, delete, func, select
+from sqlalchemy import Table, delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.tables import deliveries, delivery_attempts, episodes, transitions
-from health.tables import health, score_history, score_overrides
+from health.tables import health, score_history, score_overrides, touched
 
 Counts = dict[str, int]
 Clean = Callable[[AsyncConnection, Table, str, Any], Awaitable[int]]
@@ -25,6 +27,8 @@ CLEANED: Final[tuple[tuple[Table, str], ...]] = (
     (health, "problem"),
     (health, "name"),
     (health, "owner"),
+    (health, "as_child"),
+    (health, "rollup"),
     (score_history, "contributions"),
     (score_overrides, "reason"),
     (episodes, "reason"),
@@ -38,10 +42,43 @@ CLEANED: Final[tuple[tuple[Table, str], ...]] = (
 )
 
 
+_ABOVE: Final = """
+WITH RECURSIVE above(account_id) AS (
+    SELECT parent_id FROM health WHERE account_id = ANY(CAST(:ids AS text[])) AND parent_id IS NOT NULL
+    UNION SELECT h.parent_id FROM above a JOIN health h USING (account_id) WHERE h.parent_id IS NOT NULL
+)
+SELECT account_id FROM above
+"""
+
+
 async def lock(conn: AsyncConnection, account_ids: Collection[str]) -> None:
     """Their health rows, sorted: no evaluation and no action goes on meanwhile."""
     rows = select(health.c.account_id).where(health.c.account_id.in_(account_ids)).order_by(health.c.account_id)
     await conn.execute(rows.with_for_update())
+
+
+async def above(conn: AsyncConnection, account_ids: Collection[str]) -> tuple[str, ...]:
+    """The parents of these accounts and theirs, who were told of them."""
+    found = await conn.scalars(text(_ABOVE), {"ids": list(account_ids)})
+    return tuple(sorted(set(found) - set(account_ids)))
+
+
+async def title(conn: AsyncConnection, account_id: str) -> str | None:
+    """By what name its parents were told of it."""
+    name: str | None = await conn.scalar(select(health.c.name).where(health.c.account_id == account_id))
+    return name
+
+
+async def clean_above(
+    conn: AsyncConnection, account_ids: Collection[str], clean: Clean, now: datetime | None
+) -> Counts:
+    """After ``lock``: what the accounts above were told of one that goes; they are looked at again. ``now`` None: only
+    counts."""
+    if not account_ids:
+        return {}
+    if now is not None:
+        await conn.execute(insert(touched).values(account_ids=sorted(account_ids), created_at=now))
+    return await clean_user(conn, account_ids, clean)
 
 
 async def erase_account(conn: AsyncConnection, account_id: str, *, change: bool = True) -> Counts:

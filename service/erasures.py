@@ -110,7 +110,7 @@ class Eraser:
         async with self.engine.connect() as conn:
             subject = await facts.find(conn, subject)
             counts = (await facts.erase(conn, subject, self.clock(), change=False)).counts
-            counts |= await self._alerts(conn, subject, change=False)
+            counts |= await self._alerts(conn, await self._with_parents(conn, subject), change=False)
             counts |= await letters.erase(conn, subject, change=False)
         if self.archive is not None:
             counts |= await archive_erasure.count(self.archive, subject)
@@ -160,6 +160,7 @@ class Eraser:
         scope = row.scope or {}
         subject = self.named(row.account_id, row.user_id)
         found = subject.found(tuple(scope.get("accounts", ())), tuple(scope.get("mails", ())))
+        found = replace(found, above=tuple(scope.get("above", ())), title=scope.get("title"))
         return _Work(
             erasure_id=erasure_id, subject=found, fingerprint=row.fingerprint, by=row.requested_by, step=row.step,
             counts=dict(row.counts), hashes=scope.get("hashes", {}),
@@ -180,7 +181,8 @@ class Eraser:
             erased_at = await facts.fence(conn, subject, salt=await _salt(conn), by=work.by, clock=self.clock)
             erased = await facts.erase(conn, subject, erased_at)
             hashes = {day.isoformat(): [f"{each:x}" for each in sorted(found)] for day, found in erased.hashes.items()}
-            done = replace(work, subject=subject, hashes=hashes).after("facts", erased.counts)
+            related = await self._with_parents(conn, subject)
+            done = replace(work, subject=related, hashes=hashes).after("facts", erased.counts)
             await self._note(conn, done, erased_at=erased_at)
             return done
 
@@ -209,23 +211,35 @@ class Eraser:
         work = await self._erase_elsewhere(work)
 
         async def act(conn: AsyncConnection) -> _Work:
-            done = work.after("alerts", await self._alerts(conn, work.subject))
+            subject = await self._with_parents(conn, work.subject)
+            done = replace(work, subject=subject).after("alerts", await self._alerts(conn, subject))
             await self._note(conn, done)
             return done
 
         return await self._patiently(act)
 
+    async def _with_parents(self, conn: AsyncConnection, subject: Subject) -> Subject:
+        """Before the health rows are gone or evaluated anew, which say who is above and by what name the account was
+        told of."""
+        places = [str(subject.account_id)] if subject.user_id is None else list(subject.accounts)
+        above = await alerts_erasure.above(conn, places)
+        title = await alerts_erasure.title(conn, places[0]) if subject.user_id is None else None
+        return replace(subject, above=tuple(sorted({*subject.above, *above})), title=title or subject.title)
+
     async def _alerts(self, conn: AsyncConnection, subject: Subject, *, change: bool = True) -> Counts:
+        """``subject`` as ``_with_parents`` makes it."""
         places = [str(subject.account_id)] if subject.user_id is None else list(subject.accounts)
         if change:
-            await alerts_erasure.lock(conn, places)
-        if subject.user_id is None:
-            return await alerts_erasure.erase_account(conn, places[0], change=change)
+            await alerts_erasure.lock(conn, [*places, *subject.above])
 
         async def clean(conn: AsyncConnection, table: Table, column: str, where: Any) -> int:
             return await facts.clean_column(conn, table, column, subject, where=where, change=change)
 
-        return await alerts_erasure.clean_user(conn, places, clean)
+        if subject.user_id is not None:
+            return await alerts_erasure.clean_user(conn, {*places, *subject.above}, clean)
+        counts = await alerts_erasure.erase_account(conn, places[0], change=change)
+        told = await alerts_erasure.clean_above(conn, subject.above, clean, self.clock() if change else None)
+        return {name: counts.get(name, 0) + told.get(name, 0) for name in {*counts, *told}}
 
     async def _erase_letters(self, work: _Work) -> _Work:
         async def act(conn: AsyncConnection) -> _Work:
@@ -302,7 +316,11 @@ class Eraser:
         return done
 
     async def _note(self, conn: AsyncConnection, work: _Work, erased_at: datetime | None = None) -> None:
-        scope = {"accounts": list(work.subject.accounts), "mails": list(work.subject.mails), "hashes": work.hashes}
+        subject = work.subject
+        scope = {
+            "accounts": list(subject.accounts), "mails": list(subject.mails), "above": list(subject.above),
+            "title": subject.title, "hashes": work.hashes,
+        }  # fmt: skip
         values: dict[str, Any] = {
             "step": work.step, "counts": work.counts, "scope": scope, "leased_until": self.clock() + LEASE,
         }  # fmt: skip

@@ -19,7 +19,6 @@ from sqlalchemy import Table, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consumers.erasure.scrub import clean
 from consumers.erasure.subjects import Subject, addresses_of
 from consumers.erasure.tombstones import EVERYWHERE, account_hash, user_hash
 from consumers.tables import stream_offsets, tombstones
@@ -251,10 +250,10 @@ async def clean_column(
     keys = list(table.primary_key.columns)
     named = text(NAMED.format(f"{table.name}.{column}")).bindparams(names=[as_stored(name) for name in subject.names])
     rows = (await conn.execute(select(*keys, table.c[column]).where(where, named))).all()
-    is_named, count = subject.is_named, 0
+    count = 0
     for row in rows:
         value = row[-1]
-        cleaned = clean(value, is_named)
+        cleaned = subject.clean(value)
         if cleaned is value:
             continue
         count += 1

@@ -75,6 +75,26 @@ def clean(value: Any, is_erased: IsErased) -> Any:
     return value
 
 
+def clean_told(value: Any, account_id: str, title: str | None) -> Any:
+    """A JSON value of another account, which was told of this one, without its id, and without its ``title`` where the
+    id stands beside it; the very same object when there is neither. Elsewhere the title may be somebody else's."""
+    is_erased = names_match((account_id,))
+
+    def told(value: Any) -> Any:
+        if isinstance(value, str):
+            return value if title is None else value.replace(f"{title} ({account_id})", ERASED_USER)
+        if isinstance(value, Mapping):
+            own = value.get("account_id") == account_id and "name" in value
+            parts = {key: ERASED_USER if own and key == "name" else told(inner) for key, inner in value.items()}
+            return value if all(parts[key] is value[key] for key in value) else parts
+        if isinstance(value, (list, tuple)):
+            items = [told(inner) for inner in value]
+            return value if all(old is new for old, new in zip(value, items, strict=True)) else items
+        return value
+
+    return clean(told(value), is_erased)
+
+
 def _key(key: Any, is_erased: IsErased) -> Any:
     if not isinstance(key, str):
         return key

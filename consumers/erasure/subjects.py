@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from consumers.erasure.scrub import IsErased, names_match, normal
+from consumers.erasure.scrub import IsErased, clean, clean_told, names_match, normal
 
 Kind = Literal["account", "user"]
 _ADDRESS = re.compile(r"[^\s@<>\"',;]+@[^\s@<>\"',;]+\.[^\s@<>\"',;]+")
@@ -29,6 +29,8 @@ class Subject:
     pseudonym: str | None = None
     mails: tuple[str, ...] = ()  # addresses that the user's own traits give
     accounts: tuple[str, ...] = ()  # where the user was found
+    above: tuple[str, ...] = ()  # accounts that were told of the account, as its parents
+    title: str | None = None  # the account's name, as they were told it
 
     def __post_init__(self) -> None:
         if not self.account_id and not self.user_id:
@@ -54,6 +56,12 @@ class Subject:
     @property
     def is_named(self) -> IsErased:
         return names_match(self.names)
+
+    def clean(self, value: Any) -> Any:
+        """A JSON value without the subject's names; the very same object when there is none."""
+        if self.account_id is not None and self.user_id is None:
+            return clean_told(value, self.account_id, self.title)
+        return clean(value, self.is_named)
 
     def found(self, accounts: tuple[str, ...], mails: tuple[str, ...]) -> Subject:
         return replace(self, accounts=tuple(sorted({*self.accounts, *accounts})), mails=_joined(self.mails, mails))

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from obstore.store import LocalStore
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from alerts.tables import deliveries, delivery_attempts, episodes, transitions
@@ -33,6 +33,7 @@ from health.tables import (
     records,
     score_history,
     score_overrides,
+    sweeps,
     touched,
     users,
 )
@@ -108,7 +109,7 @@ async def plant(engine: AsyncEngine, account_id: str, user_id: str, mail: str) -
     async with engine.begin() as conn:
         await conn.execute(
             insert(health).values(account_id=account_id, name=f"Shop of {mail}", owner=mail, signals=named,
-                                  contributions=[named], problem=f"about {user_id}")
+                                  contributions=[named], problem=f"about {user_id}", as_child=named, rollup=named)
         )  # fmt: skip
         await conn.execute(
             insert(score_history).values(account_id=account_id, day=NOW.date(), scorecard="c", contributions=[named])
@@ -145,6 +146,10 @@ async def plant(engine: AsyncEngine, account_id: str, user_id: str, mail: str) -
         )
         await conn.execute(insert(touched).values(account_ids=[account_id, "zzz"], created_at=NOW))
         await conn.execute(insert(touched).values(everyone_since=NOW, after_account_id=account_id, created_at=NOW))
+        await conn.execute(delete(sweeps))
+        await conn.execute(
+            insert(sweeps).values(one=True, after_account_id=account_id, swept_at=NOW, circle_began_at=NOW)
+        )
         await conn.execute(
             insert(user_accounts).values(
                 user_id=user_id, account_id=account_id, bound_at=NOW, event_id="b", updated_at=NOW
