@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 from sqlalchemy import select
@@ -31,6 +31,7 @@ UNREAD: Final = timedelta(minutes=1)
 """A little further back than the door had acknowledged: what the roles had not read when the demo was killed."""
 SEND_SECONDS: Final = 30.0
 ASK_SECONDS: Final = 0.5
+BY_HAND_FOR: Final = timedelta(days=20)
 
 
 async def history_is_in(engine: AsyncEngine, state: State) -> bool:
@@ -85,6 +86,29 @@ async def catch_up(bootstrap: str, company: Company, state: State, now: datetime
             await producer.stop()
         more.append(f"{len(events):,} events")
     state.covered_until = now
+
+
+async def set_scores_by_hand(url: str, api_key: str, company: Company, clock: Callable[[], datetime]) -> None:
+    """As soon as their accounts are known to the board."""
+    headers = {"authorization": f"Bearer {api_key}"}
+    async with httpx2.AsyncClient(timeout=SEND_SECONDS, trust_env=False, headers=headers) as client:
+        for wish in stories.set_by_hand(company):
+            until = (clock() + BY_HAND_FOR).isoformat()
+            body = {"score": wish.score, "reason": wish.reason, "expires_at": until}
+            place = f"{url}/api/v1/accounts/{wish.account_id}/override"
+            while True:
+                if await _taken(client, place, body):
+                    break
+                await asyncio.sleep(ASK_SECONDS)
+
+
+async def _taken(client: httpx2.AsyncClient, url: str, body: dict[str, Any]) -> bool:
+    with contextlib.suppress(httpx2.HTTPError):
+        answer = await client.put(url, json=body)
+        if answer.status_code == 422:
+            raise ValueError(answer.text)
+        return answer.is_success
+    return False
 
 
 async def tell_first_alert(inbox: str, since: datetime, show: Show, clock: Callable[[], datetime]) -> None:

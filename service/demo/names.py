@@ -56,6 +56,8 @@ GOALS: Final = (  # name, the same in Japanese, the signal that shows it, its ta
     ("Figures at hand on every working day", "毎営業日に数字を確認する", "active_days_28d", 18),
     ("No more copying by hand", "手作業の転記をなくす", "features_used_28d", 6),
 )
+KNOWN_BETTER: Final = "Pays on the 5th of the month after, as agreed with their accounting"
+KNOWN_BETTER_JA: Final = "先方の経理と合意のうえ、翌月5日払い"
 PRAISE: Final = ("The reports save us a day each month.", "Support answers quickly.", "Does what we need.", "")
 PRAISE_JA: Final = (
     "月次レポートの作成が一日短くなりました。", "サポートの対応が早いです。", "必要なことができます。", "",

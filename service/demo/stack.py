@@ -255,6 +255,7 @@ class Demo:
             self.show.done(f"The history of {state.accounts} accounts is here already")
         else:
             await self._or_stop(feeding.load_history(engine, broker.bootstrap, company, state, self.show))
+            self._background(feeding.set_scores_by_hand(board, api_key, company, utc_now))
         live.wake()
 
     def _company(self, state: State) -> Company:

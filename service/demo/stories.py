@@ -59,6 +59,15 @@ class Incident:
     number: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByHand:
+    """A score that a person sets."""
+
+    account_id: str
+    score: float
+    reason: str
+
+
 INCIDENTS: Final = (
     Incident(seconds=35, what="payment_failed", role=0),
     Incident(seconds=60, what="ticket", role=1, number=1),
@@ -117,6 +126,13 @@ def incidents(company: Company, started_at: datetime) -> list[Event]:
     told = [incident for incident in INCIDENTS if incident.role < len(cast)]
     events = [_incident(company, cast[incident.role], incident, started_at) for incident in told]
     return sorted(events, key=lambda event: event.timestamp)
+
+
+def set_by_hand(company: Company) -> list[ByHand]:
+    """Of those whose payment fails, one in each language: its owner knows better."""
+    failing = _alternating([account for account in company.accounts if account.archetype == "payment_failing"])
+    words = names.KNOWN_BETTER, names.KNOWN_BETTER_JA
+    return [ByHand(account_id=each.account_id, score=75, reason=words[each.japanese]) for each in failing[:2]]
 
 
 def chatter(company: Company, number: int, at: datetime, started_at: datetime) -> Event:

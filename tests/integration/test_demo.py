@@ -164,6 +164,7 @@ async def test_the_demo_from_its_first_start_to_its_second_stop(
     assert "a demo already runs in" in second_in_the_folder.said()
 
     a_mail_in_each_language(first)
+    scores_are_set_by_hand(first)
     told_of, accounts = str(first.messages("webhook")), first.company().accounts
     calm = [a.account_id for kind in ("expanding", "healthy") for a in accounts
             if a.archetype == kind and a.account_id not in told_of]  # fmt: skip
@@ -202,6 +203,17 @@ def a_mail_in_each_language(demo: Demo) -> None:
 
     until(lambda: languages() == {"en", "ja"}, 150, lambda: f"{demo.messages()}\n{demo.logs()}")
     assert demo.messages("slack") and demo.messages("webhook")
+
+
+def scores_are_set_by_hand(demo: Demo) -> None:
+    """Of accounts whose failing payment is as agreed: their sentence says so."""
+    wishes = stories.set_by_hand(demo.company())
+    assert wishes
+    for wish in wishes:
+        place = f"/api/v1/accounts/{wish.account_id}"
+        until(lambda p=place: demo.get(p)["override"] is not None, 60, demo.logs)  # type: ignore[misc]
+        until(lambda p=place, w=wish: demo.get(p)["score"] == w.score, 60, demo.logs)  # type: ignore[misc]
+        assert wish.reason in demo.get(place)["explanation"]["en"]
 
 
 def promises_in_seconds(demo: Demo, way: str, accounts: Sequence[str]) -> None:

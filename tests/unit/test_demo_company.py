@@ -189,6 +189,14 @@ def test_each_start_tells_its_incidents_of_other_accounts(company: Company) -> N
         assert decode(encode(event)) == event
 
 
+def test_one_in_each_language_is_known_better(company: Company) -> None:
+    accounts = {account.account_id: account for account in company.accounts}
+    chosen = stories.set_by_hand(company)
+    assert {accounts[wish.account_id].archetype for wish in chosen} == {"payment_failing"}
+    spoken = [(accounts[wish.account_id].japanese, wish.reason) for wish in chosen]
+    assert sorted(spoken) == [(False, names.KNOWN_BETTER), (True, names.KNOWN_BETTER_JA)]
+
+
 def test_core_features_are_those_of_the_rules(root: Path) -> None:
     rules = yaml.safe_load((root / "rules" / "churn.yaml").read_text(encoding="utf-8"))
     assert tuple(rules["lists"]["core_features"]) == CORE_FEATURES
