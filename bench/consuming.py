@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from consumers import store
 from consumers.applier import Applied, Applier, Limits, Polled, Prepared
 from consumers.broker import Consumer, Partition
 from consumers.dedup import Dedup, Screened
@@ -33,6 +34,9 @@ from service.db import make_engine
 
 GIVE_UP_SECONDS = 300.0
 SAMPLE_SECONDS = 0.005
+NO_TOUCHED = "SELECT $1::text[], $2::bool, $3::timestamptz, $4::timestamptz WHERE false"
+NO_TOUCHED_EVERYONE = "SELECT $1::timestamptz, $2::timestamptz WHERE false"
+"""In place of the queue's statements: what the evaluator costs the consumers is the difference."""
 STEPS = (
     ("event loop", ("selectors.py",)),
     ("dedup", ("consumers/dedup.py",)),
@@ -130,12 +134,15 @@ class Asked:
     batch: int
     partitions: int
     dedup: bool
+    wakeups: bool
     sample: bool
 
 
 async def consume(asked: Asked) -> None:
     """Joins, waits until the group has given it its share, reads that to the end."""
     relax_collector()
+    if not asked.wakeups:
+        store.TOUCHED, store.TOUCHED_EVERYONE = NO_TOUCHED, NO_TOUCHED_EVERYONE  # type: ignore[misc]
     engine = make_engine(asked.url, timeout_seconds=60, application_name="kizashi-bench")
     stop = asyncio.Event()
     applier = Timed(engine, asked.group, stop, None if asked.dedup else NoDedup(engine))
@@ -204,6 +211,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=32)
     parser.add_argument("--no-dedup", dest="dedup", action="store_false")
+    parser.add_argument("--no-wakeups", dest="wakeups", action="store_false")
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--raw", type=int, help="only read so many records")
     arguments = vars(parser.parse_args())

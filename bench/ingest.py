@@ -20,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,12 +47,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PARTITIONS: Final = 32
 CHUNK: Final = 2_000
 GIVE_UP_SECONDS: Final = 300.0
+EVALUATOR_START_SECONDS: Final = 5.0
 PER_EVENT: Final = 1_000
 """Events of the per-event loop, which would take minutes for all."""
 PEER_TABLE: Final = """
 CREATE TABLE peer_accounts (account_id text PRIMARY KEY, first_event_at timestamptz, last_event_at timestamptz,
     last_login_at timestamptz, events bigint NOT NULL, logins bigint NOT NULL, facts jsonb NOT NULL)
     WITH (fillfactor = 80)
+"""
+EVALUATED: Final = ("health", "score_history", "episodes", "reevaluations", "sweeps")
+HOT: Final = """
+SELECT n_tup_hot_upd::float8 / nullif(n_tup_upd, 0) FROM pg_stat_user_tables WHERE relname = 'accounts'
 """
 WRITTEN_TOO: Final = (stream_offsets, dedup_batches, import_marks, dead_letters, touched)
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -74,6 +80,8 @@ class Figures:
     batches: int = 0
     verdict: str = ""
     steps: dict[str, float] = field(default_factory=dict)
+    hot: float = float("nan")
+    """Share of the account row's updates that touched no index."""
 
     @property
     def rate(self) -> float:
@@ -111,6 +119,7 @@ class Way:
     processes: int = 1
     peer: bool = False
     bare: bool = False  # writes nothing
+    evaluator: bool = False  # an evaluator works beside it
 
 
 def postgres_cpu(postmaster: int) -> float | None:
@@ -153,7 +162,8 @@ async def produce(bootstrap: str, topic: str, count: int, until: datetime, *, sc
 
 async def clear(connection: Any) -> None:
     tables = [table.name for table in (*FACT_TABLES, *WRITTEN_TOO)]
-    await connection.execute(f"TRUNCATE {', '.join(tables)}, peer_accounts")
+    await connection.execute(f"TRUNCATE {', '.join(tables)}, peer_accounts, {', '.join(EVALUATED)} CASCADE")
+    await connection.execute("SELECT pg_stat_reset_single_table_counters('accounts'::regclass)")
 
 
 async def ours(connection: Any) -> dict[str, model.Facts]:
@@ -233,8 +243,10 @@ async def measure(setting: Setting, way: Way, expected: dict[str, model.Facts] |
         await clear(connection)
         await connection.execute("CHECKPOINT")
         began, wal = postgres_cpu(setting.postmaster), await _wal(connection)
-        parts = await asyncio.to_thread(run_way, way)
+        with evaluator(setting) if way.evaluator else nullcontext():
+            parts = await asyncio.to_thread(run_way, way)
         ended = postgres_cpu(setting.postmaster)
+        hot = await connection.fetchval(HOT)
         wal = await _wal(connection) - wal
         verdict = ""
         if expected is not None and not way.bare:
@@ -254,7 +266,28 @@ async def measure(setting: Setting, way: Way, expected: dict[str, model.Facts] |
         batches=sum(part["batches"] for part in parts),
         verdict=verdict,
         steps=steps[0] if steps else {},
+        hot=float("nan") if hot is None else hot,
     )
+
+
+@contextmanager
+def evaluator(setting: Setting) -> Iterator[None]:
+    """The role, from when it works until it is told to stop."""
+    environment = {
+        "KIZASHI_DATABASE_URL": setting.url,
+        "KIZASHI_EVENTS_TOPICS": '["none"]',
+        "KIZASHI_LOG_LEVEL": "error",
+    }
+    command = [sys.executable, "-m", "service.cli", "serve", "--role", "evaluator"]
+    role = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL)
+    try:
+        time.sleep(EVALUATOR_START_SECONDS)
+        if role.poll() is not None:
+            raise RuntimeError(f"the evaluator ended with {role.returncode}")
+        yield
+    finally:
+        role.terminate()
+        role.wait()
 
 
 async def _wal(connection: Any) -> int:
@@ -298,6 +331,12 @@ def ways(setting: Setting, topic: str, scattered: str, arguments: argparse.Names
     if "dedup" in arguments.parts:
         command = consumer(setting, topic, largest, "--no-dedup", "--sample")
         yield Way(name=f"Kizashi, {largest:,}, no dedup", topic=topic, command=command, events=count)
+    if "health" in arguments.parts:
+        command = consumer(setting, topic, largest, "--no-wakeups")
+        yield Way(name=f"Kizashi, {largest:,}, no wake-ups", topic=topic, command=command, events=count)
+        command = consumer(setting, topic, largest)
+        title = f"Kizashi, {largest:,}, evaluator"
+        yield Way(name=title, topic=topic, command=command, events=count, evaluator=True)
     if "two" in arguments.parts:
         for name, of in (("own accounts", topic), ("shared accounts", scattered)):
             for processes in (1, 2):
@@ -362,6 +401,17 @@ def ratios(results: dict[str, list[Figures]], batches: Sequence[int]) -> Iterato
                 f"{name}, over one: CPU {ratio(name, one, lambda f: f.cpu):.2f}, with Postgres' "
                 f"{ratio(name, one, both):.2f}, events/s {ratio(name, one, lambda f: f.rate):.2f}"
             )
+    if f"{largest}, no wake-ups" in results:
+        for way, name in (
+            ("wake-ups of the evaluator cost", largest),
+            ("with it at work beside", f"{largest}, evaluator"),
+        ):
+            pairs = (name, f"{largest}, no wake-ups")
+            hot = statistics.median(figures.hot for figures in results[name])
+            yield (
+                f"{way}: {ratio(*pairs, lambda f: f.cpu):.2f} times the CPU of the consumer, "
+                f"{1 / ratio(*pairs, lambda f: f.rate):.2f} times as long; HOT share of the account row {hot:.3f}"
+            )
     without = f"{largest}, no dedup"
     if without in results:
         yield (
@@ -420,8 +470,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1_000, 20_000], help="largest batches to try")
-    parser.add_argument("--parts", nargs="*", choices=["peers", "two", "dedup"], default=["peers", "two", "dedup"],
-                        help="what to measure beside the consumer itself")  # fmt: skip
+    parts = ["peers", "two", "dedup", "health"]
+    parser.add_argument("--parts", nargs="*", choices=parts, default=parts, help="what to measure beside the consumer")
     parser.add_argument("--broker", choices=["auto", "kafka", "embedded"], default="auto")
     parser.add_argument("--peers-venv", type=Path, default=ROOT / ".venv-peers", help="made by `make peers`")
     chosen = parser.parse_args(arguments)
