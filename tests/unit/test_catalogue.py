@@ -44,7 +44,8 @@ def test_every_signal_is_computed_and_every_computed_one_is_named() -> None:
 def test_what_looks_at_unobserved_time_is_absence(name: str) -> None:
     definition = DEFINITIONS[name]
     looks_back = definition.window_days is not None or (definition.origins is not None and definition.observed)
-    others = {"feature_used", "features_never_used", "silence_ratio", "usual_pause", "pause_tail"}
+    others = {"feature_used", "features_never_used", "silence_ratio", "usual_pause", "pause_tail", "children_red",
+              "children_mrr_at_risk", "worst_child", "worst_child_score"}  # fmt: skip
     elsewhere = name in others or name.startswith("business_days_since") or definition.unseen is not None
     assert SIGNALS[name].absence == (looks_back or elsewhere)
 
