@@ -28,13 +28,14 @@ ORDER BY wanted.place, c.account_id
 """)
 
 _UP: Final = text(f"""
-WITH RECURSIVE up(account_id, at, depth) AS (
-  SELECT account_id, parent_id, 1 FROM unnest(CAST(:ids AS text[]), CAST(:named AS text[])) AS s(account_id, parent_id)
+WITH RECURSIVE up(account_id, at, depth, passed, again) AS (
+  SELECT account_id, parent_id, 1, ARRAY[account_id], false
+  FROM unnest(CAST(:ids AS text[]), CAST(:named AS text[])) AS s(account_id, parent_id)
   UNION ALL
-  SELECT up.account_id, t.fields->'{PARENT}'->>'v', up.depth + 1
+  SELECT up.account_id, t.fields->'{PARENT}'->>'v', up.depth + 1, up.passed || up.at,
+    t.fields->'{PARENT}'->>'v' = ANY(up.passed || up.at)
   FROM up JOIN account_attributes t ON t.account_id = up.at COLLATE "C"
-  WHERE up.at <> up.account_id AND up.depth <= :depth
-    AND t.fields->'{PARENT}'->>'v' <> t.account_id
+  WHERE NOT up.again AND up.depth <= :depth AND t.fields->'{PARENT}'->>'v' IS NOT NULL
 )
 SELECT account_id, bool_or(at = account_id) AS returns, max(depth) AS depth FROM up GROUP BY account_id
 """)  # noqa: S608 - put together from constants

@@ -25,8 +25,10 @@ def below(rollup: RollUp | None, words: Words) -> str:
     if rollup.score is None:
         return words.count("{n} account, none scored", "{n} accounts, none scored", rollup.children)
     score = formats.number(rollup.score, words)
-    counted = ("{n} account, {score} on average by MRR", "{n} accounts, {score} on average by MRR")
-    parts = [words.count(*counted, rollup.children, score=score)]
+    n = rollup.children
+    parts = [
+        words.count("{n} account, {score} on average by MRR", "{n} accounts, {score} on average by MRR", n, score=score)
+    ]
     if rollup.red:
         parts.append(words("{n} red", n=rollup.red))
     if rollup.worst is not None:
