@@ -77,8 +77,8 @@ def learn_clock(pages: Pages, first: int, last: int) -> Clock:
 
 
 def learn_fleet(pages: Pages, day: int, *, base_rate: float = DEFAULT_BASE_RATE, clock: Clock | None = None) -> Fleet:
-    """The tails and the mean pause of all accounts up to ``day``, and the intercept for ``base_rate`` among those that
-    stand at its end.
+    """The tails and the mean pause of all accounts up to ``day``, and the intercept for ``base_rate`` among those in
+    use at its end.
 
     Where a bucket has few pauses the tail of all of them stands in, by as many as PRIOR_TAIL.
     """
@@ -146,6 +146,7 @@ def _tails(longer: Floats, mean: float) -> Floats:
 
 
 def _log_odds(page: Page, day: int, fleet: Fleet) -> Floats:
-    """Of those that stand at the end of ``day``, without an intercept."""
+    """Without an intercept, of those that stand at the end of ``day`` and were seen in the recent days: who pays but
+    has not come for months is not what others are compared with."""
     found = rhythm(page.active, np.full(len(page.ends), day), fleet)
-    return sum(found.parts.values(), np.zeros(len(page.ends)))[page.standing(day)]
+    return sum(found.parts.values(), np.zeros(len(page.ends)))[page.standing(day) & (found.recent_days > 0)]
