@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from health import rhythm as r
@@ -36,6 +36,7 @@ def one_page(days: DaySets) -> Pages:
     return lambda: [Page(active=days, ends=np.full(len(days), STANDS))]
 
 
+@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST))
 def test_it_is_the_rule_as_written_whatever_the_order_of_arrival(sets: list[frozenset[int]], day: int) -> None:
     of = fleet()
@@ -46,6 +47,7 @@ def test_it_is_the_rule_as_written_whatever_the_order_of_arrival(sets: list[froz
         assert found.probability[place] == pytest.approx(1 / (1 + math.exp(-expected.log_odds)))
 
 
+@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST))
 def test_each_account_by_itself_and_in_company_are_the_same(sets: list[frozenset[int]], day: int) -> None:
     of = fleet()
@@ -55,6 +57,7 @@ def test_each_account_by_itself_and_in_company_are_the_same(sets: list[frozenset
         assert together.score[place] == pytest.approx(alone.score[0])
 
 
+@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST - 1))
 def test_silence_never_lowers_the_odds(sets: list[frozenset[int]], day: int) -> None:
     known = [frozenset(d for d in days if d <= day) for days in sets]
