@@ -98,12 +98,21 @@ def columns(batch: Batch, at_risk: Any) -> list[dict[str, Any]]:
 
 
 async def tell_parents(conn: AsyncConnection, batch: Batch, told: Sequence[Mapping[str, Any]]) -> None:
-    """Touches the parents, those of before and those of now, of whoever tells something else than before."""
+    """Touches the parents, those of before and those of now, of whoever tells something else than before.
+
+    A round of re-evaluation goes by the accounts that have facts: whoever is only known as a parent is brought along by
+    its children.
+    """
     parents: set[str] = set()
+    along: set[str] = set()
     for account_id, row, now in zip(batch.facts.account_ids, batch.rows, told, strict=True):
         before = (row.parent_id, row.parent_problem, row.as_child)
         if before != (now["parent_id"], now["parent_problem"], now["as_child"]):
             parents |= {row.parent_id, now["parent_id"]} - {account_id, None}
+        elif now["as_child"] is not None and row.round != batch.context.round:
+            along.add(now["parent_id"])
+    if along - parents:
+        parents |= await hierarchy_rows.without_facts(conn, along - parents, batch.context.round)
     await hierarchy_rows.touch(conn, parents, batch.now)
 
 

@@ -49,6 +49,7 @@ class AccountRow:
     parent_id: str | None
     parent_problem: str | None
     as_child: Mapping[str, Any] | None
+    round: int
     news: bool
     """Whether facts have come since the last evaluation, rather than time alone."""
 

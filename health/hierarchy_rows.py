@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.columns import Children
 from health.hierarchy import DEPTH, PARENT, Link, link
-from health.tables import touched
+from health.tables import health, touched
 
 _CHILDREN: Final = text("""
 SELECT (wanted.place - 1)::int4 AS place, c.as_child
@@ -57,6 +57,14 @@ async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[st
         for row in await conn.execute(_UP, values):
             found[row.account_id] = link(row.account_id, others[row.account_id], row.returns, row.depth)
     return found
+
+
+async def without_facts(conn: AsyncConnection, account_ids: Collection[str], before_round: int) -> set[str]:
+    """Which of these are only known as parents, and were last evaluated before a round of re-evaluation."""
+    query = select(health.c.account_id).where(
+        health.c.account_id.in_(account_ids), health.c.facts_version == -1, health.c.round < before_round
+    )
+    return set(await conn.scalars(query))
 
 
 async def touch(conn: AsyncConnection, account_ids: Collection[str], now: datetime) -> None:

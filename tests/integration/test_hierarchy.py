@@ -74,7 +74,8 @@ async def test_two_evaluators_at_parents_and_children_never_wait_for_each_other_
         rows = (await conn.execute(select(health).where(health.c.account_id.like("p%")))).all()
         assert [row.problem for row in rows] == [None] * 6
         named = account_attributes.c.fields["parent_account_id"]["v"].astext
-        known = dict((await conn.execute(select(named, func.count()).group_by(named))).tuples().all())
+        counted = await conn.execute(select(named.label("parent"), func.count().label("children")).group_by(named))
+        known = {row.parent: row.children for row in counted}
     assert {row.account_id: row.rollup["children"] for row in rows if row.rollup} == known
     assert sum(known.values()) == 36
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from health import overrides
 from health.hierarchy import DEPTH
 from health.tables import health, touched
-from tests.world import World
+from tests.world import RULES, World
 
 
 async def row_of(world: World, account: str) -> Any:
@@ -178,3 +181,18 @@ async def test_several_red_children_are_told_to_the_parents_owner_by_name(world:
     assert alert.reason["en"] == "2 of 3 accounts below are red. The worst is North (north), with a score of 20."
     assert "North (north)" in alert.reason["ja"]
     assert ("holding", "mina@example.com") in {(told.account, told.target) for told in await world.told("children-red")}
+
+
+async def test_another_scorecard_reaches_who_is_only_known_as_a_parent(engine: AsyncEngine, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    shutil.copytree(RULES, rules)
+    world = await World(engine, rules).start()
+    await child(world, "north", "group")
+    await score(world, "north", 60)
+    assert (await row_of(world, "group")).band == "yellow"
+    card = rules / "scorecards" / "parents.yaml"
+    card.write_text(card.read_text("utf-8").replace("green: 70, yellow: 40", "green: 80, yellow: 70"), "utf-8")
+    world.now += timedelta(minutes=1)
+    await world.evaluate()
+    row = await row_of(world, "group")
+    assert (row.score, row.band, row.evaluated_at) == (60.0, "red", world.now)
