@@ -59,10 +59,10 @@ Logins and usage are kept per UTC day: count of logins; sum of quantity, distinc
 events are kept one by one and counted by exact time. Signals over a window are absence. What is not kept, such as
 properties of usage, is refused; send it as a custom event.
 
-Scorecards take them, too: those that are numbers as measures and caps, all in reasons, attributes to say whose card it is. A
-changed declaration makes another version of the cards that use it. While a card speaks of a signal that was taken out or
-became a text, the running rules and cards stay. `GET /api/v1/signals` lists them after the catalogue, with `valid`: from when
-on each is right.
+Scorecards take them, too: those that are numbers as measures and caps, all in reasons, attributes to say whose card it
+is. A changed declaration makes another version of the cards that use it. While a card speaks of a signal that was taken
+out or became a text, the running rules and cards stay. `GET /api/v1/signals` lists them after the catalogue, with
+`valid`: from when on each is right.
 
 ## Goals and their signals
 

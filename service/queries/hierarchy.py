@@ -47,5 +47,3 @@ async def children_of(conn: AsyncConnection, account_id: str) -> tuple[BelowItem
 def _child(row: Any) -> BelowItem:
     same = {name: getattr(row, name) for name in BelowItem.__struct_fields__ if name != "rollup"}
     return BelowItem(**same, rollup=rollup_of(row.rollup))
-
-
