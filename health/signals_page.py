@@ -69,22 +69,23 @@ out or became a text, the running rules and cards stay. `GET /api/v1/signals` li
 A `goal` event may name a `signal`, its `target` and a date, `due_on`. The target is a number to rise to (`8`, `>= 8`,
 `80 %` for 0.8) or to fall to (`<= 2`).
 
-- **Progress** is the part of the target that the signal has come to, 1 from the target on; of `<= 2`, 5 has come two fifths
-  of the way.
-- **Pace** is even: from the day on which the goal was first heard of to its date, by the account's time zone. A goal is
-  **behind** when it lacks a tenth of the way or more of it, **overdue** after its date while neither reached nor at its target.
+- **Progress** is the part of the target that the signal has come to, 1 from the target on; of `<= 2`, 5 has come two
+  fifths of the way.
+- **Pace** is even: from the day on which the goal was first heard of to its date, by the account's time zone. A goal
+  is **behind** when it lacks a tenth of the way or more of it, **overdue** after its date while neither reached nor
+  at its target.
 - A goal without a date has no pace. One without a target, or by a name that is no number of this catalogue or of
-  `signals.yaml` (the score and the signals of goals are none), goes by its status and date alone; so does one whose signal is
-  unknown though everything was observed. Over a gap, what hangs on it is unknown.
+  `signals.yaml` (the score and the signals of goals are none), goes by its status and date alone; so does one whose
+  signal is unknown though everything was observed. Over a gap, what hangs on it is unknown.
 - Of the past, the target and date that the goal has now are applied.
 
 `goal_most_behind` says which goal lacks most: `Everybody on board: active_users_28d 2 (≥ 8)`.
 
 ## Stages of life
 
-`lifecycle_stage` is `paused`, `ended` or `trial` where the account's status says so; else `onboarding` on its first 90 days;
-else `renewal` from 90 days before its renewal date on, and past it until a new one is known; else `adoption`. Unknown before
-the account's start.
+`lifecycle_stage` is `paused`, `ended` or `trial` where the account's status says so; else `onboarding` on its first
+90 days; else `renewal` from 90 days before its renewal date on, and past it until a new one is known; else
+`adoption`. Unknown before the account's start.
 
 ## The catalogue
 
