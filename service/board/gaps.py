@@ -34,7 +34,7 @@ REFUSED: Mapping[str, str] = {
 
 async def show(visit: Visit) -> Response:
     """GET /gaps"""
-    done = visit.request.query_params.get("done")
+    done = visit.request.query_params.get("done") or ""
     return await _show(visit, done=visit.words(DONE[done]) if done in DONE else None)
 
 

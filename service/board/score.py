@@ -63,15 +63,17 @@ def score_course(account: AccountDetail, points: Sequence[ScorePoint], words: Wo
     if account.override is not None:
         return None
     month, week = account.signals.get("score_change_28d"), points_a_week(points)
-    said = []
+    moves: list[tuple[float, str]] = []
     if month is not None and round(month):
-        said.append(words("{points} in 28 days", points=formats.signed(round(month))))
+        moves.append((month, words("{points} in 28 days", points=formats.signed(round(month)))))
     if week is not None and round(week, 1):
-        said.append(words("{points} a week of late", points=formats.signed(round(week, 1))))
-    if not said:
+        moves.append((week, words("{points} a week of late", points=formats.signed(round(week, 1)))))
+    if not moves:
         return None
-    falls = (month if month is not None and round(month) else week) < 0
-    return Course(arrow="↘" if falls else "↗", tone="down" if falls else "up", text=" · ".join(said))
+    falls = moves[0][0] < 0
+    return Course(
+        arrow="↘" if falls else "↗", tone="down" if falls else "up", text=" · ".join(text for _, text in moves)
+    )
 
 
 def by_hand(override: ScoreOverride | None, words: Words) -> str | None:
