@@ -7,7 +7,7 @@ Nothing is counted for them in advance: they are as right for the past as the fa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -157,9 +157,10 @@ def _fault_of_usage(spec: SignalSpec) -> tuple[str, str] | None:
     return None
 
 
-def entry_of(content: Mapping[str, Any]) -> Signal:
-    """The entry of a signal from its ``CustomSignal.content``, as a rulebook keeps it."""
-    return _entry(SignalSpec.model_validate(content))
+def kept(contents: Iterable[Mapping[str, Any]]) -> Mapping[str, CustomSignal]:
+    """The signals from their ``content``, as a rulebook keeps them."""
+    specs = [SignalSpec.model_validate(content) for content in contents]
+    return {spec.name: CustomSignal(signal=_entry(spec), spec=spec) for spec in specs}
 
 
 def _entry(spec: SignalSpec) -> Signal:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.doors import by_sources
 from consumers import progress
-from health import explaining, fleet, observed, overrides, past
+from health import custom, explaining, fleet, observed, overrides, past
 from health import facts as reading
 from health.columns import Facts
 from health.explaining import Explained, Late, Scored
@@ -151,7 +151,7 @@ async def explain(
     card = None
     now = (await _scored(found, cards)) if _begun(found.facts) else explaining.nothing(cards.cards[-1].name)
     if then is not None and then.scorecard != now.scorecard:
-        card = await _by_card(conn, account_id, around, then.scorecard, in_force)
+        card = await _by_card(conn, account_id, around, then.scorecard)
     told = await _differences(conn, account_id, moment, now, then, other_card=other is not None)
     unknown = await _not_known(conn, account_id, around, found.facts, row.first_event_at)
     number = float(found.facts.numbers["mrr"][0])
@@ -195,21 +195,20 @@ async def _recorded(conn: AsyncConnection, account_id: str, day: date) -> Scored
 
 
 _KEPT_CARD: Final = text("""
-SELECT content #> ARRAY['scorecards', :name] AS card FROM rulebooks
+SELECT content #> ARRAY['scorecards', :name] AS card, content->'signals' AS signals FROM rulebooks
 WHERE content #> ARRAY['scorecards', :name] IS NOT NULL ORDER BY loaded_at DESC LIMIT 1
 """)
 
 
-async def _by_card(
-    conn: AsyncConnection, account_id: str, around: Background, name: str, in_force: InForce
-) -> Scored | None:
+async def _by_card(conn: AsyncConnection, account_id: str, around: Background, name: str) -> Scored | None:
     """Under the card of that name@version alone, as it was kept with its rulebook."""
-    kept = (await conn.execute(_KEPT_CARD, {"name": name})).scalar_one_or_none()
+    kept = (await conn.execute(_KEPT_CARD, {"name": name})).one_or_none()
     if kept is None:
         return None
-    card = Card.model_validate({**kept, "match": None})
-    cards = Scorecards([CardInForce(card, name.rpartition("@")[2])])
-    (found,) = await known(conn, [account_id], around, [cards], in_force.custom)
+    card = Card.model_validate({**kept.card, "match": None})
+    declared = custom.kept(kept.signals or [])
+    cards = Scorecards([CardInForce(card, name.rpartition("@")[2], declared)])
+    (found,) = await known(conn, [account_id], around, [cards], declared)
     return await _scored(found, cards) if _begun(found.facts) else None
 
 

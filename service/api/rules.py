@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from health.catalogue import SIGNALS, Signal
-from health.custom import entry_of
+from health.custom import kept, with_catalogue
 from service import metrics, queries
 from service.api.common import DepsDep, ReadKey, answer
 from service.api.schemas import answers
@@ -50,8 +50,8 @@ async def show_signals(deps: DepsDep, _: ReadKey) -> Response:
     them. `absence`: it is only believed for time that was observed."""
     async with deps.reading() as conn:
         running = await queries.rulebook(conn)
-    declared = [entry_of(content) for content in running.content.get("signals", [])]
-    return answer(Signals(items=[_signal(signal) for signal in (*SIGNALS.values(), *declared)]))
+    known = with_catalogue(kept(running.content.get("signals", [])))
+    return answer(Signals(items=[_signal(signal) for signal in known.values()]))
 
 
 def _signal(signal: Signal) -> SignalView:

@@ -154,8 +154,8 @@ async def ask_what_if(deps: DepsDep, _: ReadKey, wish: Annotated[WhatIf, Depends
 async def _sent(cards: str | dict[str, str] | None, in_force: InForce) -> Scorecards:
     try:
         if isinstance(cards, dict):
-            return await asyncio.to_thread(scorecards.parse, cards)
-        return await asyncio.to_thread(of_text, cards or "", SENT, in_force.cards)
+            return await asyncio.to_thread(scorecards.parse, cards, in_force.custom)
+        return await asyncio.to_thread(of_text, cards or "", SENT, in_force.cards, in_force.custom)
     except FileError as error:
         raise refused(error) from None
 

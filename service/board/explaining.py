@@ -103,7 +103,7 @@ async def answer(visit: Visit) -> Response:
     if not text.strip():
         return _page(visit, in_force, status=422, problem=words("Paste a scorecard or choose its file."), day=day)
     try:
-        other = await asyncio.to_thread(of_text, text, FILE, in_force.cards)
+        other = await asyncio.to_thread(of_text, text, FILE, in_force.cards, in_force.custom)
     except FileError as error:
         faults = error.problems[:SHOWN_PROBLEMS]
         return _page(visit, in_force, status=422, text=text, day=day, faults=faults)

@@ -64,7 +64,7 @@ def asked(
 
     async def run(deps: Deps) -> T:
         in_force = running(deps.settings.rules_dir)
-        other = None if cards is None else of_path(cards, in_force.cards)
+        other = None if cards is None else of_path(cards, in_force.cards, in_force.custom)
         return await action(deps, _moment(day, deps), in_force, other)
 
     try:

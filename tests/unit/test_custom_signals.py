@@ -185,7 +185,9 @@ WITHOUT_WINDOW = (
     "last, event: custom, of: value", "last, event: custom, of: name, type: text", "attribute, of: employees",
     "attribute, of: town, type: text",
 )  # fmt: skip
-HOURS = st.integers(1, 24 * 60)
+DAYS = st.sampled_from([1, 2, 7, 28]) | st.integers(1, 40)
+HOURS = DAYS.map(lambda days: days * 24) | st.integers(1, 24 * 60)
+"""Half of them on the edges of windows."""
 Event = tuple[datetime, float | None, str | None]
 happened = st.tuples(HOURS.map(ago), st.none() | st.integers(-3, 9).map(float), st.none() | st.sampled_from("abc"))
 
@@ -194,7 +196,7 @@ happened = st.tuples(HOURS.map(ago), st.none() | st.integers(-3, 9).map(float), 
 def lines(draw: st.DrawFn) -> str:
     if draw(st.integers(0, 3)) == 0:
         return f"name: x, measure: {draw(st.sampled_from(WITHOUT_WINDOW))}"
-    return f"name: x, measure: {draw(st.sampled_from(KINDS))}, days: {draw(st.integers(1, 40))}"
+    return f"name: x, measure: {draw(st.sampled_from(KINDS))}, days: {draw(DAYS)}"
 
 
 @st.composite
