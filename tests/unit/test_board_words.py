@@ -10,7 +10,7 @@ import pytest
 
 from consumers.bad_events import Reason
 from health.catalogue import SIGNALS
-from service.board import formats, forms, gaps, letters, lines, pages, uploads, words
+from service.board import formats, forms, gaps, kin, letters, lines, pages, uploads, words
 from service.board.words import LANGUAGES, Words, catalogue, choose
 
 BOARD = Path(words.__file__).parent
@@ -19,7 +19,7 @@ TABLES = (
     uploads.KINDS, uploads.FIELDS,
     lines.STATES, lines.ENDINGS, lines.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
     lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES, letters.TABS, letters.REASONS,
-    letters.DONE, gaps.STATES, gaps.DONE, gaps.REFUSED,
+    letters.DONE, gaps.STATES, gaps.DONE, gaps.REFUSED, kin.PROBLEMS,
 )  # fmt: skip
 DRAWN = re.compile(r"""\b(?:_|say)(\.count)?\(\s*(?:"([^"]*)"|'([^']*)')(?:,\s*"([^"]*)")?""")
 
