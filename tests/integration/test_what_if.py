@@ -127,7 +127,8 @@ async def test_the_measure_that_matters_most_is_named(service: Api) -> None:
     assert set(part["items"][0]["reason"]) == {"en", "ja"}
     shy = (await service.post(PATH, {"scorecard": SHY})).json()
     assert shy["become_unknown"] == shy["changed"] > 0
-    same = (await service.post(PATH, {"scorecards": {"default.yaml": DEFAULT, "onboarding.yaml": ONBOARDING}})).json()
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in (RULES / "scorecards").glob("*.yaml")}
+    same = (await service.post(PATH, {"scorecards": shipped})).json()
     assert (same["changed"], same["before"]) == (0, same["after"])
 
 
