@@ -28,6 +28,7 @@ from alerts.rules import Rule
 from alerts.telling import snapshot, tell
 from health import facts as reading
 from health import overrides, score_course, signals
+from health.catalogue import SignalRef
 from health.instants import from_us
 from health.scorecards import Scores
 from health.signals import SignalTable
@@ -199,13 +200,15 @@ async def _read_history(
     conn: AsyncConnection, batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]
 ) -> Dated:
     needed: set[int] = set()
+    spoken_of: set[SignalRef] = set()
     for number, rule in enumerate(batch.context.rulebook.rules):
         for place, account_id in enumerate(batch.facts.account_ids):
             episode, verdict = episodes.get((rule.id, account_id)), verdicts[number, place]
-            if verdict == 1.0 and needs_date(batch.rows[place], rule, episode):
+            undated = verdict == 1.0 and needs_date(batch.rows[place], rule, episode)
+            denied = verdict == 0.0 and episode is not None and deniable(batch.rows[place], rule, episode)
+            if undated or denied:
                 needed.add(place)
-            if verdict == 0.0 and episode is not None and deniable(batch.rows[place], rule, episode):
-                needed.add(place)
+                spoken_of |= rule.when.refs
     if not needed:
         return Dated(facts=None, row_of={})
     places = sorted(needed)
@@ -215,8 +218,9 @@ async def _read_history(
         conn,
         account_ids,
         now=batch.now,
-        refs=context.refs,
+        refs=spoken_of,
         history=True,
+        days=batch.facts.days,
         fleet=context.fleet,
         custom=context.rulebook.custom,
     )

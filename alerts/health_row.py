@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -51,26 +50,31 @@ _COLUMNS = {
 }
 
 _TYPES = ", ".join(f"{name} {type_}" for name, type_ in _COLUMNS.items())
-_RECORDS = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(account_id text, {_TYPES})"
 
-_UPDATE = text(
+# One statement: the rows are parsed once. A score that is today's already is not even locked.
+_WRITE = text(
     f"""
-UPDATE health h SET {", ".join(f"{name} = r.{name}" for name in _COLUMNS)}
-FROM {_RECORDS} WHERE h.account_id = r.account_id COLLATE "C"
-"""  # noqa: S608 - made of the names above
+WITH r AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(account_id text, {_TYPES})
+), written AS (
+  UPDATE health h SET {", ".join(f"{name} = r.{name}" for name in _COLUMNS)}
+  FROM r WHERE h.account_id = r.account_id COLLATE "C"
 )
-
-_SCORES = text(
-    f"""
 INSERT INTO score_history AS s (account_id, day, score, band, scorecard, contributions)
 SELECT r.account_id, CAST(:day AS date), r.score, r.band, r.scorecard, r.contributions
-FROM {_RECORDS} WHERE r.scorecard IS NOT NULL
+FROM r WHERE r.scorecard IS NOT NULL AND NOT EXISTS (
+  SELECT FROM score_history t WHERE t.account_id = r.account_id COLLATE "C" AND t.day = CAST(:day AS date)
+    AND t.score IS NOT DISTINCT FROM r.score AND t.band IS NOT DISTINCT FROM r.band AND t.scorecard = r.scorecard
+)
 ON CONFLICT (account_id, day) DO UPDATE
 SET score = excluded.score, band = excluded.band, scorecard = excluded.scorecard, contributions = excluded.contributions
 WHERE s.score IS DISTINCT FROM excluded.score OR s.band IS DISTINCT FROM excluded.band
    OR s.scorecard IS DISTINCT FROM excluded.scorecard
 """  # noqa: S608 - made of the names above
 )
+
+_TEXTS = ("name", "plan", "owner", "segment", "currency")
+_encode = msgspec.json.Encoder().encode
 
 
 async def write_health(
@@ -79,47 +83,59 @@ async def write_health(
     """Every column of the lists, and the last score of the day; what parents are told."""
     at_risk = batch.facts.numbers["mrr"] * batch.scores.at_risk
     kin = lineage.columns(batch, at_risk)
-    rows = [_row(batch, place, at_risk, due_at[place], open_alerts) | kin[place] for place in range(len(batch.facts))]
-    encoded = msgspec.json.encode(rows).decode()
-    await conn.execute(_UPDATE, {"rows": encoded})
-    await conn.execute(_SCORES, {"rows": encoded, "day": batch.now.date()})
+    columns = _columns(batch, at_risk, due_at, open_alerts, kin)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    await conn.execute(_WRITE, {"rows": _encode(rows).decode(), "day": batch.now.date()})
     await lineage.tell_parents(conn, batch, kin)
 
 
-def _row(
-    batch: Batch, place: int, at_risk: Floats, due_at: datetime | None, open_alerts: Mapping[str, int]
-) -> dict[str, Any]:
-    facts, scores, account = batch.facts, batch.scores, batch.rows[place]
-    account_id = facts.account_ids[place]
-    mrr = _number(facts.numbers["mrr"][place])
-    score, band = _number(scores.score[place]), scores.band[place]
-    renewal = int(facts.renewal_at[place])
-    texts = {name: facts.texts[name][place] for name in ("name", "plan", "owner", "segment", "status", "currency")}
+def _columns(
+    batch: Batch,
+    at_risk: Floats,
+    due_at: Sequence[datetime | None],
+    open_alerts: Mapping[str, int],
+    kin: Sequence[Mapping[str, Any]],
+) -> dict[str, Sequence[Any]]:
+    """The values of every account, column by column; NaN becomes null in the JSON."""
+    facts, scores, rows, size = batch.facts, batch.scores, batch.rows, len(batch.facts)
+    same = {
+        "incomplete_since": batch.context.observed.held_since(batch.now), "problem": None, "waiting_since": None,
+        "round": batch.context.round, "evaluated_at": batch.now,
+    }  # fmt: skip
     return {
-        "account_id": account_id,
-        **texts,
-        "status": texts["status"] or "active",
-        "mrr": mrr,
-        "renewal_on": None if renewal == NEVER else from_us(renewal).date(),
-        "score": score,
-        "band": band,
-        "mrr_at_risk": _number(at_risk[place]),
-        "open_alerts": max(0, open_alerts.get(account_id, 0)),
-        "last_seen_at": account.last_activity_at,
-        "last_login_at": account.last_login_at,
-        "signals": batch.signals_of(place),
-        "contributions": scores.contributions[place],
-        "scorecard": scores.scorecard[place],
-        "incomplete_since": batch.context.observed.held_since(batch.now),
-        "problem": None,
-        "facts_version": account.version,
-        "round": batch.context.round,
-        "imported_until": account.imported_until,
-        "waiting_since": None,
-        "evaluated_at": batch.now,
+        "account_id": facts.account_ids,
+        **{name: facts.texts[name].tolist() for name in _TEXTS},
+        "status": [status or "active" for status in facts.texts["status"].tolist()],
+        "mrr": facts.numbers["mrr"].tolist(),
+        "renewal_on": [None if at == NEVER else from_us(at).date() for at in facts.renewal_at.tolist()],
+        "score": scores.score.tolist(),
+        "band": scores.band,
+        "mrr_at_risk": at_risk.tolist(),
+        "open_alerts": [max(0, open_alerts.get(account_id, 0)) for account_id in facts.account_ids],
+        "last_seen_at": [row.last_activity_at for row in rows],
+        "last_login_at": [row.last_login_at for row in rows],
+        "signals": _signals(batch),
+        "contributions": _contributions(batch),
+        "scorecard": scores.scorecard,
+        "facts_version": [row.version for row in rows],
+        "imported_until": [row.imported_until for row in rows],
         "due_at": due_at,
+        **{name: [each[name] for each in kin] for name in ("parent_id", "parent_problem", "as_child", "rollup")},
+        **{name: [value] * size for name, value in same.items()},
     }
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or np.isnan(value) else float(value)
+def _signals(batch: Batch) -> list[dict[str, Any]]:
+    columns = batch.table.columns
+    values = zip(*(column[:, -1].tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def _contributions(batch: Batch) -> list[list[msgspec.Raw]]:
+    """Most lines stand in many accounts, and are encoded once."""
+    encoded: dict[int, msgspec.Raw] = {}
+    for lines in batch.scores.contributions:
+        for line in lines:
+            if id(line) not in encoded:
+                encoded[id(line)] = msgspec.Raw(_encode(line))
+    return [[encoded[id(line)] for line in lines] for lines in batch.scores.contributions]

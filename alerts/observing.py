@@ -6,7 +6,7 @@ Pure; ``alerts/evaluation.py`` reads the batch and carries out what follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ import numpy.typing as npt
 from alerts import since
 from alerts.episodes import Episode, Observation
 from alerts.lineage import leaves_umbrellas
-from alerts.rules import Rule, evaluate_all
+from alerts.rules import Rule, Severity, evaluate_all
 from health import signals
+from health.catalogue import SignalRef
 from health.columns import Facts
 from health.instants import from_us
 from health.scorecards import Override, Scores
@@ -68,8 +69,9 @@ class Batch:
     oldest_event_at: datetime | None
     lineage: Lineage
 
-    def signals_of(self, place: int) -> dict[str, Any]:
-        return self.table.row(place)
+    def signals_of(self, place: int, refs: Iterable[SignalRef] | None = None) -> dict[str, Any]:
+        """The signals of one account as plain values, by ``str(ref)``."""
+        return self.table.row(place, names=None if refs is None else map(str, refs))
 
 
 def judge(batch: Batch) -> npt.NDArray[np.float64]:
@@ -108,6 +110,7 @@ def observe_all(
 ) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
     """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
     result = []
+    levels = _severities(batch)
     for number, rule in enumerate(batch.context.rulebook.rules):
         known = {
             place: episode
@@ -118,12 +121,36 @@ def observe_all(
         undated = [place for place in holding if needs_date(batch.rows[place], rule, known.get(place))]
         began = _since(batch, rule, undated, known, dated)
         denied = _disproved(batch, rule, [p for p in known if verdicts[number, p] == 0.0], known, dated)
-        seen = [
-            (place, _observe(batch, rule, place, verdicts[number, place], began, known.get(place), place in denied))
-            for place in sorted(set(holding) | set(known))
-        ]
+        places = sorted(set(holding).union(place for place, episode in known.items() if not over(episode)))
+        seen = []
+        for place in places:
+            verdict, episode, level = verdicts[number, place], known.get(place), levels[number][place]
+            seen.append((place, _observe(batch, rule, place, verdict, level, began, episode, place in denied)))
         result.append((rule, seen))
     return result
+
+
+def _severities(batch: Batch) -> list[list[Severity]]:
+    """Of each rule the level of every account, whether it holds or not: one look at all conditions of all levels."""
+    rules, size = batch.context.rulebook.rules, len(batch.facts)
+    conditions = [level.when for rule in rules for level in rule.levels if level.when is not None]
+    columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
+    met = iter(evaluate_all(conditions, columns) if conditions else ())
+    found = []
+    for rule in rules:
+        first = np.full(size, len(rule.levels) - 1)
+        open_yet = np.ones(size, dtype=np.bool_)
+        for number, level in enumerate(rule.levels):
+            holds = open_yet if level.when is None else open_yet & (next(met) == 1.0)
+            first[holds] = number
+            open_yet = open_yet & ~holds
+        found.append([rule.levels[number].level for number in first.tolist()])
+    return found
+
+
+def over(episode: Episode) -> bool:
+    """Closed, and seen not to hold since: nothing but its rule's holding again can change it."""
+    return not episode.open and episode.cleared_at is not None
 
 
 def needs_date(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
@@ -140,13 +167,14 @@ def _observe(
     rule: Rule,
     place: int,
     verdict: float,
+    severity: Severity,
     began: Mapping[int, datetime],
     episode: Episode | None,
     denied: bool,
 ) -> Observation:
     if math.isnan(verdict):
         return Observation(holds=None, reason="unknown")
-    row = batch.signals_of(place)
+    row = batch.signals_of(place, rule.refs)
     ours = _is_ours(batch, rule, place)
     if verdict == 0.0:
         status = batch.facts.texts["status"][place]
@@ -164,7 +192,7 @@ def _observe(
         holds=True,
         reason=_because(rule, row),
         data=_behind(rule, row),
-        severity=rule.severity_for(row),
+        severity=severity,
         since=began.get(place, episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
         ours=ours,

@@ -30,6 +30,16 @@ _STATE_COLUMNS = (
 )
 
 
+_COLUMNS = (
+    episodes.c.episode_id,
+    episodes.c.rule_id,
+    episodes.c.account_id,
+    episodes.c.opened_at,
+    *(episodes.c[name] for name in _STATE_COLUMNS),
+)
+_NAMES = tuple(column.name for column in _COLUMNS)
+
+
 def to_episode(row: Any) -> Episode:
     return Episode(
         episode_id=row.episode_id,
@@ -42,15 +52,17 @@ def to_episode(row: Any) -> Episode:
 
 async def newest_episodes(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[tuple[str, str], Episode]:
     """The newest episode of each (rule, account), open or closed. Read after the accounts' health rows are locked."""
+    # Without the snapshots: they are most of a row, and nobody asks for them here.
     rows = await conn.execute(
-        select(episodes)
+        select(*_COLUMNS)
         .ext(distinct_on(episodes.c.account_id, episodes.c.rule_id))
         .where(episodes.c.account_id.in_(account_ids))
         .order_by(
             episodes.c.account_id, episodes.c.rule_id, (episodes.c.state == "open").desc(), episodes.c.opened_at.desc()
         )
     )
-    return {(row.rule_id, row.account_id): to_episode(row) for row in rows}
+    found = (Episode(**dict(zip(_NAMES, row, strict=True))) for row in rows.all())
+    return {(episode.rule_id, episode.account_id): episode for episode in found}
 
 
 async def insert_episode(conn: AsyncConnection, episode: Episode, snapshot: Mapping[str, Any], now: datetime) -> None:

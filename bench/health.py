@@ -31,14 +31,15 @@ from alerts import metrics
 from alerts.context import ContextSource
 from alerts.evaluator import Evaluator
 from alerts.routing import Channels
-from bench.health_fleet import Fleet, start_of_bench, touch, write_rules
+from bench.health_computing import Compared, compare
+from bench.health_fleet import Fleet, features, start_of_bench, touch, write_rules
 from bench.ingest import ROOT, postgres_cpu
 from embedded.postgres import EmbeddedPostgres
 from health import scorecards
 from service.db import make_engine, migrate
 
 STEP: Final = timedelta(minutes=1)
-DOORS: Final = ("touched", "due", "everyone")
+DOORS: Final = ("touched", "due", "everyone", "round")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,31 +108,27 @@ async def drained(setting: Setting, one: Evaluator, way: str) -> Figures:
 
 
 async def rounds(
-    setting: Setting, connection: Any, ids: Sequence[str], batches: Sequence[int], count: int
+    setting: Setting, engine: AsyncEngine, connection: Any, ids: Sequence[str], batches: Sequence[int], count: int
 ) -> list[Figures]:
     """The first evaluation of everybody, then ``count`` rounds in which the batch sizes take turns: each touches every
     account once, in batches of accounts chosen anew, a minute after the last."""
     chooser = random.Random(7)
     found: list[Figures] = []
-    engine = make_engine(setting.url.replace("postgresql:", "postgresql+asyncpg:"), timeout_seconds=60)
-    try:
-        ways = {f"batches of {batch:,}": (batch, evaluator(engine, setting, batch)) for batch in batches}
-        largest = max(batches)
-        for start in range(0, len(ids), largest):
-            await touch(connection, ids[start : start + largest], setting.clock())
-        _, first = ways[f"batches of {largest:,}"]
-        found.append(await drained(setting, first, "first evaluation"))
-        for number in range(count + 1):
-            for way, (batch, one) in ways.items():
-                setting.clock.now += STEP
-                order = chooser.sample(ids, len(ids))
-                for start in range(0, len(ids), batch):
-                    await touch(connection, order[start : start + batch], setting.clock())
-                figures = await drained(setting, one, way)
-                if number:  # the first one warms up
-                    found.append(figures)
-    finally:
-        await engine.dispose()
+    ways = {f"batches of {batch:,}": (batch, evaluator(engine, setting, batch)) for batch in batches}
+    largest = max(batches)
+    for start in range(0, len(ids), largest):
+        await touch(connection, ids[start : start + largest], setting.clock())
+    _, first = ways[f"batches of {largest:,}"]
+    found.append(await drained(setting, first, "first evaluation"))
+    for number in range(count + 1):
+        for way, (batch, one) in ways.items():
+            setting.clock.now += STEP
+            order = chooser.sample(ids, len(ids))
+            for start in range(0, len(ids), batch):
+                await touch(connection, order[start : start + batch], setting.clock())
+            figures = await drained(setting, one, way)
+            if number:  # the first one warms up
+                found.append(figures)
     return found
 
 
@@ -146,6 +143,15 @@ def report(found: Sequence[Figures]) -> None:
         print(
             f"{way:<24}{statistics.median(rates):>18,.0f}{cpu:>18.0f}{postgres:>18.0f}{1e6 / (cpu + postgres):>18,.0f}"
             f"{own[0].accounts:>18,}   ({rates[0]:,.0f} to {rates[-1]:,.0f})"
+        )
+
+
+def report_computing(compared: Sequence[Compared]) -> None:
+    for one in compared:
+        fast, slow = (statistics.median(part) / one.accounts * 1e6 for part in (one.columns, one.plain))
+        print(
+            f"{one.signals} signals of {one.accounts:,} accounts at once: {fast:.0f} µs an account by columns, "
+            f"{slow:.0f} in plain Python: {one.ratio:.1f} times"
         )
 
 
@@ -174,10 +180,20 @@ async def prepared(folder: Path, accounts: int) -> AsyncIterator[tuple[Setting, 
 async def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="kizashi-bench-") as name:
         async with prepared(Path(name), arguments.accounts) as (setting, connection, fleet):
-            found = await rounds(setting, connection, fleet.ids, arguments.batches, arguments.rounds)
+            engine = make_engine(setting.url.replace("postgresql:", "postgresql+asyncpg:"), timeout_seconds=60)
+            try:
+                found = await rounds(setting, engine, connection, fleet.ids, arguments.batches, arguments.rounds)
+                compared = [
+                    await compare(engine, fleet.ids[:batch], setting.clock(), features(), arguments.rounds)
+                    for batch in arguments.batches
+                ]
+            finally:
+                await engine.dispose()
     report(found)
+    report_computing(compared)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(figures) for figures in found]), encoding="utf-8")
+        figures = {"evaluation": list(map(asdict, found)), "computing": list(map(asdict, compared))}
+        arguments.json.write_text(json.dumps(figures), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -184,11 +184,12 @@ class Fleet:
 
     def _feature_months(self) -> Rows:
         zeros = [0] * 31
+        theirs = {account: self._rng.choice(FEATURES, size=8, replace=False).tolist() for account in self.ids}
         return [
             (account, month, _feature(n), zeros, self._mask())
             for month in self._recent()
             for account in self.ids
-            for n in self._rng.choice(FEATURES, size=6, replace=False).tolist()
+            for n in theirs[account]
         ]
 
     def _records(self, account: str) -> Rows:
@@ -256,6 +257,11 @@ async def touch(connection: Any, account_ids: Sequence[str], at: datetime) -> No
     async with connection.transaction():
         await connection.execute(NEWS, chosen, at, at.day, at.date().replace(day=1))
         await connection.execute(TOUCH, chosen, at)
+
+
+def features() -> tuple[str, ...]:
+    """Those of the product."""
+    return tuple(_feature(number) for number in range(FEATURES))
 
 
 def start_of_bench() -> datetime:

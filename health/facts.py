@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -265,6 +266,7 @@ async def read(
     now: datetime,
     refs: Iterable[SignalRef] | None = None,
     history: bool = False,
+    days: int = 0,
     fleet: Fleet | None = None,
     custom: Mapping[str, CustomSignal] = NONE,
 ) -> Facts:
@@ -273,14 +275,15 @@ async def read(
     Only what the signals ``refs`` need is read (None: every signal), and as many days as they look back. An account
     without any row has no start, and its signals are unknown. With ``history`` the columns tell since when the present
     value of plan, MRR, … stands, so that signals at past instants are not computed from later values; that reads every
-    kept value of those accounts, so ask for it for a few. Signals of rhythm need the ``fleet``, with which the days of
+    kept value of those accounts, so ask for it for a few. The day arrays have at least ``days``
+    days. Signals of rhythm need the ``fleet``, with which the days of
     activity of RHYTHM_DAYS are read. ``custom``: the signals of configuration that ``refs`` may name. Raises ValueError
     for a naive ``now``.
     """
     names = {SignalRef(name) for name in custom} | ALL_REFS if refs is None else set(refs)
     if any(ref.name in GOAL_TARGET_SIGNALS for ref in names):
         names |= await _goal_signals(conn, account_ids, custom)
-    wanted = Wanted.of([defined(ref, custom) for ref in names])
+    wanted = Wanted.of([defined(ref, custom) for ref in names], days=days, history=history)
     in_use = {ref.name: custom[ref.name] for ref in names if ref.name in custom}
     reading = _Reading(conn, list(account_ids), now, wanted)
     columns = _account_columns(await reading.accounts())
@@ -296,9 +299,9 @@ async def read(
         first_day_us=reading.first_us,
         **columns,
         **_day_columns(await reading.months(), len(reading.ids), reading.span),
-        users=_users(await reading.users(), reading.span),
+        users=_users(await reading.users(), reading.row_span),
         features=_features(await reading.features()),
-        feature_days=_feature_days(await reading.feature_days(), reading.span),
+        feature_days=_feature_days(await reading.feature_days(), reading.row_span),
         tickets=_records(records, "ticket"),
         payments=_records(records, "payment"),
         milestones=_records(records, "milestone"),
@@ -325,24 +328,37 @@ async def _goal_signals(
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which facts some signals need: ``parts`` are words of the catalogue's ``needs``; ``days`` of the day arrays."""
+    """Which facts some signals need: ``parts`` are words of the catalogue's ``needs``; ``days`` of the day arrays, and
+    ``row_days`` of those that have a row a user or feature: they are many, so no more than their own signals look back.
+    """
 
     parts: frozenset[str]
     days: int
+    row_days: int
     rhythm: bool
     counts: bool
 
     @classmethod
-    def of(cls, signals: Iterable[tuple[Signal, Definition | None]]) -> Wanted:
+    def of(cls, signals: Iterable[tuple[Signal, Definition | None]], *, days: int = 0, history: bool = False) -> Wanted:
         chosen = list(signals)
         counted = [signal for signal, _ in chosen if "account_months" in signal.needs]
-        reach = max((max(d.window_days or 0, d.reach_days) for _, d in chosen if d is not None), default=0)
+        days = max(days, _reach(d for _, d in chosen))
+        rows = _reach(d for signal, d in chosen if not _OF_ROWS.isdisjoint(signal.needs))
         return cls(
             parts=frozenset(part for signal, _ in chosen for part in signal.needs),
-            days=max(LEAST_DAYS, reach + LOOK_BACK_DAYS),
+            days=days,
+            row_days=days if history else rows,
             rhythm=any("fleets" in signal.needs for signal in counted),
             counts=any("fleets" not in signal.needs for signal in counted),
         )
+
+
+_OF_ROWS: Final = frozenset({"user_months", "feature_months"})
+
+
+def _reach(definitions: Iterable[Definition | None]) -> int:
+    reach = max((max(d.window_days or 0, d.reach_days) for d in definitions if d is not None), default=0)
+    return max(LEAST_DAYS, reach + LOOK_BACK_DAYS)
 
 
 _NOTHING: Final[dict[str, None]] = defaultdict(lambda: None)
@@ -363,6 +379,9 @@ class _Reading:
         first_day = self._today - timedelta(days=wanted.days - 1)
         self.span = _Span(first_day=first_day, days=wanted.days)
         self._months = {"ids": ids, "first": first_day.replace(day=1), "today": self._today}
+        row_day = self._today - timedelta(days=wanted.row_days - 1)
+        self.row_span = _Span(first_day=row_day, days=wanted.row_days)
+        self._row_months = {**self._months, "first": row_day.replace(day=1)}
         self._recent = {"ids": ids, "since": from_us(self.first_us)}
 
     async def accounts(self) -> Row:
@@ -378,13 +397,13 @@ class _Reading:
         return await self._if(self._wanted.counts, _MONTHS, self._months)
 
     async def users(self) -> Row:
-        return await self._if("user_months" in self._wanted.parts, _USERS, self._months)
+        return await self._if("user_months" in self._wanted.parts, _USERS, self._row_months)
 
     async def features(self) -> Row:
         return await self._if("features" in self._wanted.parts, _FEATURES, {"ids": self.ids})
 
     async def feature_days(self) -> Row:
-        return await self._if("feature_months" in self._wanted.parts, _FEATURE_DAYS, self._months)
+        return await self._if("feature_months" in self._wanted.parts, _FEATURE_DAYS, self._row_months)
 
     async def records(self) -> Row:
         kinds = [kind for kind in STATUSES if f"{kind}s" in self._wanted.parts]
@@ -454,6 +473,7 @@ def _object(values: Sequence[Any] | None) -> Texts:
     return column
 
 
+@lru_cache(maxsize=8192)
 def _date(value: str | None) -> int:
     """00:00 UTC of an ISO date; NEVER for none and for what is not a date."""
     if value is None:
@@ -526,37 +546,39 @@ def _day_columns(row: Row, size: int, span: _Span) -> dict[str, Any]:
 
 def months_as_days(row: Row) -> tuple[Ints, Ints]:
     """(account, day since 1970) of the row of DAYS_OF_MONTHS, ascending: a row per account and active day."""
-    bits = _int32(row["active"]).astype(np.uint32)
+    place, first = _int32(row["place"]), _int32(row["month"])
+    order = np.lexsort((first, place))
+    place, first = place[order], first[order] + (_PG_EPOCH - date(1970, 1, 1)).days
+    bits = _int32(row["active"])[order].astype(np.uint32)
     month, place_in_month = np.nonzero((bits[:, None] >> np.arange(_MONTH_DAYS, dtype=np.uint32)) & 1)
-    first = _int32(row["month"]) + (_PG_EPOCH - date(1970, 1, 1)).days
-    account, day = _int32(row["place"])[month], first[month] + place_in_month
-    order = np.lexsort((day, account))
-    return account[order], day[order]
+    return place[month], first[month] + place_in_month
 
 
 def _users(row: Row, span: _Span) -> Users:
     """Users are told apart by 64 bits of their id within the account."""
-    place, user = _int32(row["place"]), _int64(row["user_hash"])
-    order = np.lexsort((user, place))
-    place, user = place[order], user[order]
+    account, _, active = _rows_of_months(row, _int64(row["user_hash"]), span)
+    return Users(account=account, active=active)
+
+
+def _rows_of_months(row: Row, key: Ints, span: _Span) -> tuple[Ints, Ints, Bools]:
+    """Month rows as one row per account and ``key``, ascending: (account, key, active)."""
+    place = _int32(row["place"])
+    order = np.lexsort((key, place))
+    place, key = place[order], key[order]
     first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = (place[1:] != place[:-1]) | (user[1:] != user[:-1])
+    first[1:] = (place[1:] != place[:-1]) | (key[1:] != key[:-1])
     number = np.cumsum(first) - 1
     active = span.scatter(number, _int32(row["month"])[order], _bits(row["active"])[order], int(first.sum()))
-    return Users(account=place[first], active=active)
+    return place[first], key[first], active
 
 
 def _feature_days(row: Row, span: _Span) -> FeatureDays:
-    place, name = _int32(row["place"]), _object(row["name"])
-    pairs = list(zip(place.tolist(), name.tolist(), strict=True))
-    numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-    number = np.array([numbers[pair] for pair in pairs], dtype=np.int64)
-    active = span.scatter(number, _int32(row["month"]), _bits(row["active"]), len(numbers))
-    return FeatureDays(
-        account=np.array([place for place, _ in numbers], dtype=np.int64),
-        name=_object([name for _, name in numbers]),
-        active=active,
-    )
+    names = row["name"] or ()
+    listed = sorted(set(names))
+    numbers = {name: number for number, name in enumerate(listed)}
+    number = np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
+    account, number, active = _rows_of_months(row, number, span)
+    return FeatureDays(account=account, name=_object(listed)[number], active=active)
 
 
 def _features(row: Row) -> Features:

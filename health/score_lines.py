@@ -20,6 +20,8 @@ Values = Mapping[str, Any]
 """Signals of one account by ``str(ref)``; NaN or None: unknown."""
 
 SENTENCE_LINES = 3
+NO_MARK = -1.0
+MOST_SAID = 10_000
 
 _FULL_MARK_REASON = {"en": "full mark", "ja": "満点"}
 _MISSING = {
@@ -71,6 +73,11 @@ class Wording:
             mentioned=tuple((f"{{{name}}}", str(other), catalogue[other.name].unit) for name, other in others),
         )
 
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """The signals whose values are in the line."""
+        return (self.signal, *(signal for _, signal, _ in self.mentioned))
+
     def measured(self, values: Values, mark: float, weight: float, lost: int, *, unseen: bool) -> Contribution:
         missing = math.isnan(mark)
         value = values[self.signal]
@@ -104,6 +111,25 @@ class Wording:
             en, ja = spoken(values.get(signal), unit)
             words = {"en": words["en"].replace(braces, en), "ja": words["ja"].replace(braces, ja)}
         return words
+
+
+class Said(dict[tuple[Any, ...], Contribution]):
+    """The lines of one measure, by (mark, weight, lost, unseen, values of what is ``spoken`` of): written once for all
+    accounts of which they say the same. The mark of an unknown value is ``NO_MARK``, the value itself None."""
+
+    def __init__(self, wording: Wording) -> None:
+        super().__init__()
+        self.wording = wording
+        self._spoken = wording.spoken
+
+    def __missing__(self, key: tuple[Any, ...]) -> Contribution:
+        if len(self) >= MOST_SAID:
+            self.clear()
+        mark, weight, lost, unseen, *values = key
+        known = dict(zip(self._spoken, values, strict=True))
+        mark = math.nan if mark == NO_MARK else mark
+        line = self[key] = self.wording.measured(known, mark, weight, lost, unseen=unseen)
+        return line
 
 
 def full_mark() -> Contribution:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from health.arrays import Bools, Floats, Ints
 from health.catalogue import SignalRef
 from health.custom import NONE, CustomSignal, with_catalogue
-from health.score_lines import Contribution, Override, Wording, full_mark, overridden, worst_of
+from health.score_lines import NO_MARK, Contribution, Override, Said, Wording, full_mark, overridden, worst_of
 from health.scorecard_file import Bands, Cap, Card, Measure, used
 from health.signals.table import SignalTable
 
@@ -73,7 +73,7 @@ class CardInForce:
         self._measures = [(measure, SignalRef.parse(measure.signal)) for measure in card.measures]
         self._caps = [(cap, SignalRef.parse(cap.signal)) for cap in card.caps]
         catalogue = with_catalogue(declared)
-        self._measure_wordings = [Wording.of(measure, catalogue) for measure in card.measures]
+        self._said = [Said(Wording.of(measure, catalogue)) for measure in card.measures]
         self._cap_wordings = [Wording.of(cap, catalogue) for cap in card.caps]
         parts: list[Measure | Cap] = [*card.measures, *card.caps]
         named = [*(part.signal for part in parts), *(name for part in parts for name in part.reason.mentioned)]
@@ -223,38 +223,30 @@ class CardInForce:
         taken: Ints,
         scored: Bools,
     ) -> list[list[Contribution]]:
-        names = [str(ref) for ref in self.refs]
-        limits = [self._limit(place) / 10 for place in range(len(self._caps))]
-        measures = len(self._measures)
-        columns = zip(
-            *(_values(table.columns[name][places, -1]) for name in names), inputs.points.tolist(),
-            inputs.unseen.tolist(), combined.weights.tolist(), lost.tolist(), combined.worst.tolist(), taken.tolist(),
-            scored.tolist(), strict=True,
-        )  # fmt: skip
-        lines: list[list[Contribution]] = []
-        for row in columns:
-            values = dict(zip(names, row, strict=False))
-            marks, unseen, weight, less, worst, cut, has_score = row[len(names) :]
-            measured = [
-                wording.measured(values, marks[place], weight[place], less[place], unseen=unseen[place])
-                for place, wording in enumerate(self._measure_wordings)
-            ]
-            own = [full_mark(), *measured] if has_score else measured
-            for (group, _), blame, more in zip(self._worst_groups, worst, less[measures:], strict=True):
-                if more:
-                    own.append(worst_of(group, measured[blame], more))
-            own += [
-                wording.capped(values, limits[place], cut[place])
-                for place, wording in enumerate(self._cap_wordings)
-                if cut[place]
-            ]
-            lines.append(own)
+        spoken = {str(ref): _values(table.columns[str(ref)][places, -1]) for ref in self.refs}
+        parts = (np.nan_to_num(inputs.points, nan=NO_MARK), combined.weights, lost, inputs.unseen)
+        columns = zip(*(part.T.tolist() for part in parts), strict=False)  # lost has those of the groups behind
+        measured = [
+            list(map(said.__getitem__, zip(*column, *(spoken[name] for name in said.wording.spoken), strict=True)))
+            for said, column in zip(self._said, columns, strict=True)
+        ]
+        full = [full_mark()]
+        by_account = zip(scored.tolist(), *measured, strict=True)
+        lines: list[list[Contribution]] = [full + own if has_score else own for has_score, *own in by_account]
+        for number, (group, _) in enumerate(self._worst_groups, len(self._measures)):
+            blame = combined.worst[:, number - len(self._measures)]
+            for place in np.flatnonzero(lost[:, number]).tolist():
+                lines[place].append(worst_of(group, measured[blame[place]][place], int(lost[place, number])))
+        for number, wording in enumerate(self._cap_wordings):
+            for place in np.flatnonzero(taken[:, number]).tolist():
+                values = {name: spoken[name][place] for name in wording.spoken}
+                lines[place].append(wording.capped(values, self._limit(number) / 10, int(taken[place, number])))
         return lines
 
 
 def _values(column: npt.NDArray[np.generic]) -> list[object]:
-    values: list[object] = column.tolist()
-    return values
+    """None for unknown."""
+    return [None if value != value else value for value in column.tolist()]  # noqa: PLR0124 - NaN alone differs
 
 
 def _whole(parts: Floats, totals: Ints) -> Ints:

@@ -15,6 +15,7 @@ from health.signals.activity import origin
 from health.signals.view import (
     Definition,
     View,
+    among,
     attribute_instants,
     lively,
     lively_within,
@@ -25,6 +26,7 @@ from health.signals.view import (
 MONTH_DAYS = 28
 WEEK_DAYS = 7
 BREADTH_DAYS = 90
+NO_DAY = 10**6
 
 
 def in_window(view: View, rows: Rows, active: Bools, days: int, *, shift: int = 0) -> tuple[Floats, Floats]:
@@ -33,13 +35,35 @@ def in_window(view: View, rows: Rows, active: Bools, days: int, *, shift: int = 
 
 
 def _in_window(view: View, rows: Rows, active: Bools, days: int, shift: int) -> tuple[Floats, Floats]:
-    day = view.day - (view.facts.days - active.shape[1])
+    before = view.facts.days - active.shape[1]
+    day = view.day - before
+    if view.only_day is not None and 0 <= view.only_day - before < active.shape[1]:
+        return _in_window_now(view, rows, active, days, view.only_day - before - shift, shift)
     low, high = window(view.sums(active), day[rows.account], days, shift=shift)
     reached = day + 1 - shift >= days
     return (
         np.where(reached, view.count(rows, low > 0), np.nan),
         np.where(reached, view.count(rows, high > 0), np.nan),
     )
+
+
+def _in_window_now(view: View, rows: Rows, active: Bools, days: int, end: int, shift: int) -> tuple[Floats, Floats]:
+    """The same at one instant alone: a row counts if its last active day lies in the window that ends with ``end``."""
+    counts = []
+    for last_day in (end, end) if shift else (end - 1, end):
+        last = view.once(("last", id(active), last_day), lambda by=last_day: last_active(active, by))  # type: ignore[misc]
+        counts.append(np.where(end + 1 >= days, view.count(rows, last[:, None] > end - days), np.nan))
+    return counts[0], counts[1]
+
+
+def last_active(active: Bools, by: int) -> Ints:
+    """The place of the last day up to ``by`` on which each row (R, D') was active, far in the past for none. (R,)."""
+    until = active[:, : max(by + 1, 0)]
+    if not until.shape[1]:
+        return np.full(len(active), -NO_DAY)
+    back = np.argmax(until[:, ::-1], axis=1)
+    place = until.shape[1] - 1 - back
+    return np.where(until[np.arange(len(until)), place], place, -NO_DAY)
 
 
 def _active_users(days: int) -> Definition:
@@ -85,7 +109,7 @@ def _features_used(days: int) -> Definition:
 
 def _of_the_product(view: View, names: Texts) -> Bools:
     listed = set(view.facts.fleet.features)
-    return np.fromiter((name in listed for name in names.tolist()), np.bool_, len(names))
+    return among(names, listed)
 
 
 def _breadth(view: View, _: str | None) -> Floats:

@@ -47,9 +47,11 @@ class SignalTable:
     columns: dict[str, npt.NDArray[Any]]
     incomplete: dict[str, Bools]
 
-    def row(self, account: int, instant: int = -1) -> dict[str, Any]:
-        """The signals of one account as plain values, None for unknown; the instant defaults to the last."""
-        return {name: _plain(column[account, instant]) for name, column in self.columns.items()}
+    def row(self, account: int, instant: int = -1, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The signals of one account as plain values, None for unknown; the instant defaults to the last,
+        ``names`` to all."""
+        wanted = self.columns if names is None else names
+        return {name: _plain(self.columns[name][account, instant]) for name in wanted}
 
 
 def compute(

@@ -93,6 +93,12 @@ class View:
         return umbrellas(self.facts.children, self.facts.last_login_at, self.facts.last_activity_at)
 
     @cached_property
+    def only_day(self) -> int | None:
+        """The day of t, where there is one instant that lies on the same day for all; live it is so."""
+        same = self.day.shape[1] == 1 and len(self.day) and (self.day == self.day[0]).all()
+        return int(self.day[0, 0]) if same else None
+
+    @cached_property
     def date(self) -> Ints:
         """The date at t by the account's time zone, in days since 1970. (A, T)."""
         return self.facts.places.dates(self.t)
@@ -141,6 +147,8 @@ class View:
 
     def count(self, rows: Rows, chosen: npt.NDArray[Any]) -> Ints:
         """How many of ``chosen`` (R, T) each account has. (A, T)."""
+        if chosen.shape[1] == 1:
+            return np.bincount(rows.account[chosen[:, 0]], minlength=len(self.facts))[:, None]
         running = np.zeros((len(rows.account) + 1, chosen.shape[1]), dtype=np.int64)
         np.cumsum(chosen, axis=0, out=running[1:])
         edges = np.searchsorted(rows.account, np.arange(len(self.facts) + 1))
@@ -226,7 +234,12 @@ def _state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
 
 def in_status(records: Records, wanted: Collection[str]) -> Bools:
     """Which records stand in one of the ``wanted`` statuses now. (R,)."""
-    return np.fromiter((status in wanted for status in records.status.tolist()), np.bool_, len(records.status))
+    return among(records.status, wanted)
+
+
+def among(texts: Texts, wanted: Collection[str]) -> Bools:
+    """Which of the texts (R,) are among the wanted ones."""
+    return np.fromiter(map(frozenset(wanted).__contains__, texts.tolist()), np.bool_, len(texts))
 
 
 def count_in_state(view: View, records: Records, wanted: Sequence[str]) -> Floats:
