@@ -210,9 +210,10 @@ async def rescore(
         told = await connection.fetchval("SELECT count(*) FROM deliveries WHERE account_id <> ''")
         return {
             "accounts": done, "of": row["accounts"], "state": row["state"], "seconds": round(took, 1),
-            "per_second": round(done / took, 1), "per_core_second": round(done / used, 1),
+            "per_second": round(done / took, 1), "per_core_second": round(done / max(used, 0.01), 1),
             "postgres_cpu_us": round(((postgres_cpu(postmaster) or 0.0) - before) / max(done, 1) * 1e6),
-            "million_minutes": round(1e6 / (done / took) / 60, 1), "peak_mib": round(role.peak_mib(), 1), "told": told,
+            "million_minutes": round(1e6 / max(done / took, 0.001) / 60, 1), "peak_mib": round(role.peak_mib(), 1),
+            "told": told,
         }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A million accounts made by SQL, with facts and health rows as consumers and evaluators leave them.
 
 Each account has its attributes, two months of day counts, two users, two features with their month, and a health row of
-some 60 signals, evaluated under a scorecard that is not the present one. Last logins lie within 13 days, of one in 25
+some 60 signals, evaluated under a scorecard that is not the present one. Last logins lie within 6 days, of one in 25
 between 14 and 40 days.
 """
 
@@ -15,7 +15,7 @@ CHUNK: Final = 50_000
 NUMBERS: Final = """
 CREATE TEMPORARY TABLE numbers AS
 SELECT format('acct-%s', lpad(n::text, 7, '0')) AS account_id, n,
-    now() - make_interval(days => CASE WHEN n % 25 = 0 THEN 14 + n % 27 ELSE n % 13 END,
+    now() - make_interval(days => CASE WHEN n % 25 = 0 THEN 14 + n % 27 ELSE n % 5 END,
                           secs => (n * 7919 % 86400)::float8) AS last_at
 FROM generate_series($1::int, $2::int) AS n
 """
