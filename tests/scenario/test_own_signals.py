@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -75,7 +76,7 @@ async def test_it_passes_with_time_and_the_api_tells_of_it(engine: AsyncEngine, 
     await world.until(7.1)
     assert await score(engine) == 0
     assert len(await world.episodes("no-exports")) == 1
-    settings = {"consumer_group": GROUP, "events_topics": [TOPIC], "rules_dir": rules}
+    settings: dict[str, Any] = {"consumer_group": GROUP, "events_topics": [TOPIC], "rules_dir": rules}
     async with api(engine, board_open=True, secret_key="a long random string for tests", **settings) as service:
         service.now = world.now
         listed = (await service.get("/api/v1/signals")).json()["items"][-1]
