@@ -61,13 +61,13 @@ def names(cards: scorecards.Scorecards) -> list[str]:
 
 def test_one_card_takes_the_place_of_another() -> None:
     running = scorecards.load(CARDS)
-    assert names(running) == ["onboarding", "default"]
+    assert names(running) == ["onboarding", "parents", "default"]
     onboarding = (CARDS / "onboarding.yaml").read_text(encoding="utf-8")
     same = scorecards.replaced(running, card(onboarding.replace("at_least: 14", "at_least: 10")))
-    assert names(same) == ["onboarding", "default"] and same.name != running.name
+    assert names(same) == ["onboarding", "parents", "default"] and same.name != running.name
     everybody = scorecards.replaced(running, card(CARD.replace("scorecard: default", "scorecard: other")))
-    assert names(everybody) == ["onboarding", "other"]
+    assert names(everybody) == ["onboarding", "parents", "other"]
     further = scorecards.replaced(running, card(onboarding.replace("scorecard: onboarding", "scorecard: trial")))
-    assert names(further) == ["trial", "onboarding", "default"]
+    assert names(further) == ["trial", "onboarding", "parents", "default"]
     with pytest.raises(ValueError, match="leave match out"):
         scorecards.replaced(running, card(onboarding.replace("scorecard: onboarding", "scorecard: default")))
