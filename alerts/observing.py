@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from alerts.episodes import Episode, Observation
 from alerts.lineage import leaves_umbrellas
 from alerts.rules import Rule, Severity, evaluate_all
 from health import signals
-from health.catalogue import SignalRef
 from health.columns import Facts
 from health.instants import from_us
 from health.scorecards import Override, Scores
@@ -69,9 +69,15 @@ class Batch:
     oldest_event_at: datetime | None
     lineage: Lineage
 
-    def signals_of(self, place: int, refs: Iterable[SignalRef] | None = None) -> dict[str, Any]:
-        """The signals of one account as plain values, by ``str(ref)``."""
-        return self.table.row(place, names=None if refs is None else map(str, refs))
+    @cached_property
+    def plain(self) -> Mapping[str, list[Any]]:
+        """The signals as plain values, column by column, None for unknown."""
+        columns = {name: column[:, -1].tolist() for name, column in self.table.columns.items()}
+        return {name: [None if v != v else v for v in column] for name, column in columns.items()}  # noqa: PLR0124
+
+    def signals_of(self, place: int, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Of one account, by ``str(ref)``; all unless ``names`` says which."""
+        return {name: self.plain[name][place] for name in (self.plain if names is None else names)}
 
 
 def judge(batch: Batch) -> npt.NDArray[np.float64]:
@@ -122,10 +128,11 @@ def observe_all(
         began = _since(batch, rule, undated, known, dated)
         denied = _disproved(batch, rule, [p for p in known if verdicts[number, p] == 0.0], known, dated)
         places = sorted(set(holding).union(place for place, episode in known.items() if not over(episode)))
+        spoken = sorted(map(str, rule.when.refs))
         seen = []
         for place in places:
             verdict, episode, level = verdicts[number, place], known.get(place), levels[number][place]
-            seen.append((place, _observe(batch, rule, place, verdict, level, began, episode, place in denied)))
+            seen.append((place, _observe(batch, rule, spoken, place, verdict, level, began, episode, place in denied)))
         result.append((rule, seen))
     return result
 
@@ -165,6 +172,7 @@ def needs_date(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
 def _observe(
     batch: Batch,
     rule: Rule,
+    spoken: Sequence[str],
     place: int,
     verdict: float,
     severity: Severity,
@@ -174,7 +182,7 @@ def _observe(
 ) -> Observation:
     if math.isnan(verdict):
         return Observation(holds=None, reason="unknown")
-    row = batch.signals_of(place, rule.refs)
+    row = batch.signals_of(place, spoken)
     ours = _is_ours(batch, rule, place)
     if verdict == 0.0:
         status = batch.facts.texts["status"][place]
@@ -183,15 +191,15 @@ def _observe(
             return Observation(holds=False, reason=f"the account is {status}", data=left)
         if leaves_umbrellas(rule) and batch.lineage.umbrella[place]:
             return Observation(holds=False, reason="the account only holds others", data={"code": "umbrella"})
-        because = _because(rule, row)
-        return Observation(holds=False, reason=because, disproved=denied, data=_behind(rule, row), ours=ours)
+        because = _because(row)
+        return Observation(holds=False, reason=because, disproved=denied, data=_behind(row), ours=ours)
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
     if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):
         starts.append(batch.now)
     return Observation(
         holds=True,
-        reason=_because(rule, row),
-        data=_behind(rule, row),
+        reason=_because(row),
+        data=_behind(row),
         severity=severity,
         since=began.get(place, episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
@@ -211,14 +219,14 @@ def _is_ours(batch: Batch, rule: Rule, place: int) -> bool:
     return since.graded(rule) and batch.rows[place].scorecard != batch.scores.scorecard[place]
 
 
-def _because(rule: Rule, row: Mapping[str, Any]) -> str:
+def _because(row: Mapping[str, Any]) -> str:
     """The signals behind a verdict, for the transition's reason: ``days_since_login = 14``."""
-    return ", ".join(f"{ref} = {_shown(row.get(str(ref)))}" for ref in sorted(rule.when.refs, key=str))
+    return ", ".join(f"{name} = {_shown(value)}" for name, value in row.items())
 
 
-def _behind(rule: Rule, row: Mapping[str, Any]) -> dict[str, Any]:
+def _behind(row: Mapping[str, Any]) -> dict[str, Any]:
     """The same as data, to be worded in the reader's language."""
-    return {"signals": {str(ref): row.get(str(ref)) for ref in sorted(rule.when.refs, key=str)}}
+    return {"signals": dict(row)}
 
 
 def _shown(value: Any) -> str:
