@@ -96,7 +96,7 @@ def histories(draw: st.DrawFn) -> dict[str, list[tuple[datetime, float]]]:
 def accounts(draw: st.DrawFn) -> Account:
     uses = draw(st.lists(instants, min_size=2, max_size=2))
     return Account(
-        start=draw(st.none() | instants),
+        start=draw(st.none() | instants | st.sampled_from([89, 90, 91, 300]).map(lambda days: ago(days * 24 + 3))),
         last_login=draw(st.none() | instants),
         last_activity=draw(st.none() | instants),
         last_contact=draw(st.none() | instants),
