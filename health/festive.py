@@ -1,7 +1,7 @@
 """Public holidays of the fleet: on one, a source is compared with Sundays, lest a holiday look like an outage.
 
-Where the accounts are is read from a sample once a UTC day, and kept for the guard (``health/observed.py``); accounts
-without a known country keep no holidays.
+Pure: the guard (``health/observed.py``) reads where a sample of the accounts is, once a UTC day. Accounts without a
+known country keep no holidays.
 """
 
 from __future__ import annotations
@@ -10,29 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from sqlalchemy import text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.arrays import Floats, Ints
 from health.days import Places, business, known_country, known_zone
 from health.instants import HOUR, to_us
-from health.tables import watch
 
-SAMPLE_ACCOUNTS: Final = 20_000
 LEAST_SHARE: Final = 0.01
 """Places of fewer accounts are left out."""
 EPOCH_WEEKDAY: Final = 3
 """1970 began on a Thursday."""
 SATURDAY: Final = 5
-
-_PLACES = text("""
-SELECT fields->'country'->>'v' AS country, fields->'timezone'->>'v' AS zone, count(*) AS accounts
-FROM (SELECT account_id FROM accounts ORDER BY hashtextextended(account_id, 0) LIMIT :most) AS sample
-LEFT JOIN account_attributes USING (account_id) GROUP BY 1, 2
-""")
 
 Share = tuple[str, str, float]
 """Country, time zone, and the share of accounts that are there."""
@@ -49,16 +39,6 @@ class StandIn:
     def part(self, size: int) -> StandIn:
         """Of the first ``size`` hours."""
         return StandIn(weight=self.weight[:size], back=self.back[:size])
-
-
-async def places(conn: AsyncConnection, mark: Any, now: datetime) -> tuple[Share, ...]:
-    """Where the accounts are; ``mark`` is the row of ``watch``, whose lock the caller holds."""
-    if mark.places_on == now.date():
-        return tuple((country, zone, share) for country, zone, share in mark.places)
-    found = (await conn.execute(_PLACES, {"most": SAMPLE_ACCOUNTS})).all()
-    made = shares([(row.country, row.zone, row.accounts) for row in found])
-    await conn.execute(update(watch).values(places=[list(share) for share in made], places_on=now.date()))
-    return made
 
 
 def shares(counted: Sequence[tuple[str | None, str | None, int]]) -> tuple[Share, ...]:
