@@ -110,7 +110,8 @@ def _computed(
         unseen = view.incomplete(definition.window_days)
         for days, before in definition.earlier:
             unseen = unseen | view.incomplete(days, before=before)
-        return np.where(unseen, None if signal.type == "text" else np.nan, values), unseen
+        unknown: Any = None if signal.type == "text" else np.nan
+        return np.where(unseen, unknown, values), unseen
     if definition.unseen is not None:
         return values, definition.unseen(view)
     return values, np.full(view.t.shape, view.observed.through is None) if signal.absence else None

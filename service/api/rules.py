@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from health.catalogue import SIGNALS, Signal
+from health.catalogue import Signal
 from health.custom import kept, with_catalogue
 from service import metrics, queries
 from service.api.common import DepsDep, ReadKey, answer
