@@ -439,8 +439,8 @@ def test_the_version_is_of_what_the_card_says(tmp_path: Path) -> None:
         ("days_since_login", "plan", "card.yaml:7:5: plan is a text; a scorecard takes numbers and booleans"),
         ("days_since_login", "score", "card.yaml:7:5: score comes from the scorecard and cannot go into it"),
         ("group: Engagement", "group: Engagment",
-         "card.yaml:6:5: measures.0.group is one of Deployment, Engagement, Adoption, ROI, Children"
-         " (did you mean Engagement?)"),
+         ("card.yaml:6:5: measures.0.group is one of Deployment, Engagement, Adoption, ROI, Children"
+         " (did you mean Engagement?)")),
         ("group: Engagement", "group: ROI", "card.yaml:6:5: groups gives no weight for ROI"),
         ("weight: 1", "weight: 0", "card.yaml:8:5: measures.0.weight: Input should be greater than 0"),
         ("    weight: 1\n", "", "card.yaml:5:5: measures.0.weight is missing"),
