@@ -112,7 +112,7 @@ def test_the_course_tells_a_change_of_card_from_a_change_of_score(
     expect(page.get_by_text(told)).to_be_visible()
     expect(page.locator("#score-table tr[data-mark]")).to_have_count(1)
     page.locator("details.as-table:has(#score-table) > summary").click()
-    expect(page.locator("#score-table tr[data-mark]")).to_contain_text("default → default@bbbbbb")
+    expect(page.locator("#score-table tr[data-mark]")).to_contain_text("→ default@bbbbbb")
     trend = {"en-GB": "a week of late", "ja-JP": "最近は週に"}[locale]
     expect(page.locator(".title-row")).to_contain_text("↘")
     expect(page.locator(".title-row")).to_contain_text(trend)
