@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -74,8 +75,30 @@ class DaySets:
     def __len__(self) -> int:
         return len(self.start)
 
+    @cached_property
+    def edges(self) -> Ints:
+        """Where the rows of each account begin, and where the last one's end. (A + 1,)"""
+        return np.searchsorted(self.account, np.arange(len(self.start) + 1)).astype(np.int64)
+
+    @cached_property
+    def count(self) -> Ints:
+        return np.diff(self.edges)
+
+    def first(self, none: int) -> Ints:
+        """The first active day of each account, ``none`` where there is none. (A,)"""
+        return self._at(self.edges[:-1], none)
+
+    def last(self, none: int) -> Ints:
+        """The last active day of each account, ``none`` where there is none. (A,)"""
+        return self._at(self.edges[1:] - 1, none)
+
+    def _at(self, place: Ints, none: int) -> Ints:
+        return np.append(self.day, none)[np.where(self.count > 0, place, -1)]
+
     def until(self, day: Ints) -> DaySets:
         """As it was known at the end of each account's ``day`` (A,)."""
+        if (self.last(_LONG_AGO) <= day).all():
+            return self
         seen = self.day <= day[self.account]
         return DaySets(account=self.account[seen], day=self.day[seen], start=self.start)
 
@@ -94,6 +117,10 @@ class Clock:
 
     def at(self, day: Ints) -> Floats:
         """The fleet's time at the end of ``day``; same shape."""
+        if day.size > _MANY:
+            low, high = int(day.min()), int(day.max())
+            if high - low < day.size:
+                return np.asarray(self.at(np.arange(low, high + 1)).take(day - low), dtype=np.float64)
         place = np.clip(day - self.first, 0, len(self.passed) - 1)
         moment: Floats = self.passed[place] + (day - self.first - place)
         return moment
@@ -180,12 +207,9 @@ SHIPPED: Final = _shipped()
 def rhythm(active: DaySets, day: Ints, fleet: Fleet) -> Rhythm:
     """The rhythm of each account at the end of its ``day`` (A,), from what happened until then."""
     seen = active.until(day)
-    spans = Pauses.of(seen, fleet.clock)
-    count = np.bincount(seen.account, minlength=len(seen))
-    recent = np.bincount(seen.account[seen.day > day[seen.account] - fleet.recent_days], minlength=len(seen))
-    silence = _silence(seen, count, day, fleet.clock)
-    usual = spans.usual(fleet.mean_pause)
-    own, weight = spans.outlasting(silence)
+    count, recent = seen.count, _recent(seen, day - fleet.recent_days, fleet.recent_days)
+    silence = _silence(seen, day, fleet.clock)
+    usual, own, weight = _weighed(seen, fleet, silence)
     bucket = np.where(count < 2, NEWCOMERS, bucket_of(usual))
     tail = (PRIOR_TAIL * _tail(fleet.tails, bucket, silence) + own) / (PRIOR_TAIL + weight)
     beyond = np.log(np.maximum(silence / fleet.recent_days, 1.0))
@@ -263,20 +287,47 @@ class Pauses:
         usual: Floats = (PRIOR_PAUSES * mean + length) / (PRIOR_PAUSES + weight)
         return usual
 
-    def outlasting(self, silence: Floats) -> tuple[Floats, Floats]:
-        """(weight of the account's pauses that were longer than its ``silence``, weight of all of them). Both (A,)."""
-        place = np.clip(np.searchsorted(BIN_BORDERS, self.length, side="left") - 1, 0, BINS - 1)
-        low, high = BIN_BORDERS[place], BIN_BORDERS[place + 1]
-        share = np.clip((high - silence[self.account]) / (high - low), 0, 1)
-        weight = self.weight
-        own = np.bincount(self.account, weights=weight * share, minlength=len(self.total))
-        everything = np.bincount(self.account, weights=weight, minlength=len(self.total))
-        return own.astype(np.float64), everything.astype(np.float64)
+
+_BIN_OF: Final[Ints] = np.maximum(np.searchsorted(BIN_BORDERS, np.arange(int(BIN_BORDERS[-1]) + 1)) - 1, 0)
+"""The bin of a pause that lasts so many days, rounded up: borders are whole days."""
+_LONG_AGO: Final = -(10**6)
+_MANY: Final = 4096
+"""From so many on, a table of what stands on each day costs less than to work it out for each."""
 
 
-def _silence(seen: DaySets, count: Ints, day: Ints, clock: Clock) -> Floats:
-    last = np.where(count > 0, 0, seen.start)
-    last[seen.account] = seen.day  # ascending: the last one stays
+def _weighed(seen: DaySets, fleet: Fleet, silence: Floats) -> tuple[Floats, Floats, Floats]:
+    """The usual pause of each account, the weight of its pauses that were longer than its ``silence``, and the weight
+    of all of them. All (A,)."""
+    size, count, begun = len(seen), seen.count, np.flatnonzero(seen.count)
+    if not len(begun):
+        return np.full(size, fleet.mean_pause), np.zeros(size), np.zeros(size)
+    powers = DECAY ** np.arange(int(count.max()))
+    # Each active day stands for the pause that it ended; an account's first one ended none, and weighs nothing.
+    weight = powers.take(np.repeat(seen.edges[1:] - 1, count) - np.arange(len(seen.day)))
+    length = np.diff(fleet.clock.at(seen.day), prepend=0.0)
+    firsts = seen.edges[:-1][begun]
+    weight[firsts] = length[firsts] = 0
+    everything = np.append(0.0, np.cumsum(powers))[np.maximum(count - 1, 0)]
+    total = np.zeros(size)
+    total[begun] = np.add.reduceat(weight * length, firsts)
+    usual = (PRIOR_PAUSES * fleet.mean_pause + total) / (PRIOR_PAUSES + everything)
+    place = _BIN_OF.take(np.ceil(length).astype(np.int64), mode="clip")
+    place += seen.account * BINS
+    weights = np.bincount(place, weights=weight, minlength=size * BINS).reshape(size, BINS)
+    low, high = BIN_BORDERS[:-1], BIN_BORDERS[1:]
+    own = (weights * np.clip((high - silence[:, None]) / (high - low), 0, 1)).sum(axis=1)
+    return usual, own, everything
+
+
+def _recent(seen: DaySets, after: Ints, most: int) -> Ints:
+    """How many active days each account has ``after`` a day (A,); they can be ``most``. (A,)"""
+    back = np.arange(min(most, int(seen.count.max(initial=0))))
+    days = np.append(seen.day, 0)[seen.edges[1:, None] - 1 - back]
+    return ((back < seen.count[:, None]) & (days > after[:, None])).sum(axis=1)
+
+
+def _silence(seen: DaySets, day: Ints, clock: Clock) -> Floats:
+    last = np.where(seen.count > 0, seen.last(0), seen.start)
     passed: Floats = np.maximum(clock.at(day) - clock.at(last), 0.0)
     return passed
 
