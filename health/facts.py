@@ -357,7 +357,7 @@ _OF_ROWS: Final = frozenset({"user_months", "feature_months"})
 
 
 def _reach(definitions: Iterable[Definition | None]) -> int:
-    reach = max((max(d.window_days or 0, d.reach_days) for d in definitions if d is not None), default=0)
+    reach = max((d.days_read for d in definitions if d is not None), default=0)
     return max(LEAST_DAYS, reach + LOOK_BACK_DAYS)
 
 

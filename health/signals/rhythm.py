@@ -16,7 +16,7 @@ from health.arrays import Bools, Floats, Ints
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER
-from health.rhythm import RECENT_DAYS, Clock, DaySets, Rhythm, rhythm
+from health.rhythm import Clock, DaySets, Rhythm, rhythm
 from health.signals.view import Definition, View
 
 CLOCK_DAYS = 1200
@@ -27,7 +27,7 @@ _COMPUTED: WeakKeyDictionary[View, tuple[Sequence[Rhythm], Bools]] = WeakKeyDict
 """Four signals read the same rhythms; it is by far the most of their work."""
 
 
-def _signal(part: Callable[[Rhythm], Floats], *, window_days: int | None = None) -> Definition:
+def _signal(part: Callable[[Rhythm], Floats], *, window_days: Callable[[Facts], int] | None = None) -> Definition:
     def values(view: View, _: str | None) -> Floats:
         if view.observed.through is None or not view.t.shape[1]:
             return np.full(view.t.shape, np.nan)
@@ -48,7 +48,7 @@ def _rhythms(view: View) -> tuple[Sequence[Rhythm], Bools]:
         day=facts.active_days.day,
         start=np.where(facts.start == NEVER, 0, facts.start) // DAY,
     )
-    begins = np.minimum(days.start, days.first(np.iinfo(np.int64).max))
+    begins = np.minimum(days.start, _first(days))
     columns, known = [], []
     for place in range(view.t.shape[1]):
         counted, settled = _counted(view, place, days)
@@ -66,10 +66,14 @@ def _counted(view: View, place: int, days: DaySets) -> tuple[Ints, Bools]:
     return counted, ~active_today | view.at_border[:, place] | view.live[:, place]
 
 
+def _first(days: DaySets) -> Ints:
+    """The first active day of each account; the end of time for none."""
+    found = np.full(len(days), np.iinfo(np.int64).max)
+    np.minimum.at(found, days.account, days.day)
+    return found
+
+
 def _has(days: DaySets, today: Ints) -> Bools:
-    last = days.last(-1)
-    if (last <= today).all():
-        return np.asarray(last == today)
     found = np.zeros(len(days), dtype=np.bool_)
     found[days.account[days.day == today[days.account]]] = True
     return found
@@ -92,9 +96,14 @@ def _everybody(facts: Facts, _: Observed) -> Bools:
     return started
 
 
+def _recent(facts: Facts) -> int:
+    # While today is quiet its window ends with yesterday, and so begins a day earlier.
+    return facts.fleet.recent_days + 1
+
+
 SIGNALS: Mapping[str, Definition] = {
     "silence_ratio": _signal(lambda found: found.silence / found.usual_pause),
     "usual_pause": _signal(lambda found: found.usual_pause),
     "pause_tail": _signal(lambda found: found.tail),
-    "churn_odds": _signal(lambda found: found.odds, window_days=RECENT_DAYS),
+    "churn_odds": _signal(lambda found: found.odds, window_days=_recent),
 }

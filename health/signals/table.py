@@ -106,8 +106,9 @@ def _computed(
         text = signal.type == "text"
         return np.full(view.t.shape, None if text else np.nan, dtype=object if text else np.float64), None
     values = definition.values(view, ref.argument)
-    if definition.window_days is not None:
-        unseen = view.incomplete(definition.window_days)
+    length = definition.window(view.facts)
+    if length is not None:
+        unseen = view.incomplete(length)
         for days, before in definition.earlier:
             unseen = unseen | view.incomplete(days, before=before)
         unknown: Any = None if signal.type == "text" else np.nan

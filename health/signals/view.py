@@ -34,10 +34,10 @@ class Definition:
     ``values(view, argument)`` gives (A, T). The rest says where its steps are: ``origins``, instants (A,) from which
     whole days are counted, in observed time if ``observed``, the first in force now, the others only in the past;
     ``borders`` (A,), whether day borders can change it, those of the account's own days if ``zoned``; ``instants`` of
-    single rows, as (account, instant) pairs. ``window_days``: it looks at that many days, and is unknown if a gap
-    touches them; or the ``earlier`` windows, each (days, how many days before). ``reach_days``: how far back else it
-    looks; the facts must go back as far. ``unseen``: where it is unknown for want of observation in another way.
-    ``of_goals``: it also changes when a signal does by which a goal is measured.
+    single rows, as (account, instant) pairs. ``window_days``: it looks at that many days (a function: at as many as the
+    facts say), and is unknown if a gap touches them; or the ``earlier`` windows, each (days, how many days before).
+    ``reach_days``: how far back else it looks; the facts must go back as far. ``unseen``: where it is unknown for want
+    of observation in another way. ``of_goals``: it also changes when a signal does by which a goal is measured.
     """
 
     values: Callable[[View, str | None], npt.NDArray[Any]]
@@ -46,11 +46,20 @@ class Definition:
     borders: Callable[[Facts, Observed], Bools] | None = None
     zoned: bool = False
     instants: Callable[[Facts, str | None], tuple[Ints, Instants]] | None = None
-    window_days: int | None = None
+    window_days: int | Callable[[Facts], int] | None = None
     earlier: tuple[tuple[int, int], ...] = ()
     reach_days: int = 0
     unseen: Callable[[View], Bools] | None = None
     of_goals: bool = False
+
+    def window(self, facts: Facts) -> int | None:
+        """How many days it looks at; None: it has no window."""
+        return self.window_days(facts) if callable(self.window_days) else self.window_days
+
+    @property
+    def days_read(self) -> int:
+        """Of how many days the day arrays must tell it. What the facts alone say is not of these arrays."""
+        return max(0 if self.window_days is None or callable(self.window_days) else self.window_days, self.reach_days)
 
 
 class View:
@@ -124,7 +133,8 @@ class View:
     def _incomplete(self, days: int, before: int) -> Bools:
         end = self.t if not before else self.day_us - (before - 1) * DAY
         begin = np.maximum(self.day_us - (before + days - 1) * DAY, self.facts.start[:, None])
-        gap = self.observed.unobserved_before(end) > self.observed.unobserved_before(np.minimum(begin, end))
+        known = self.observed.delivered  # what the next delivery brings makes no window unknown
+        gap = known.unobserved_before(end) > known.unobserved_before(np.minimum(begin, end))
         return gap | (end > self.observed.through_us + WINDOW_TOLERANCE_US)
 
     def elapsed_days(self, origin: Instants, *, observed: bool = True) -> Floats:

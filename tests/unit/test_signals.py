@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from health.catalogue import SIGNALS, SignalRef
 from health.columns import Facts
 from health.gaps import Gap, Observed
+from health.rhythm import SHIPPED
 from health.signals import compute, next_change, steps
 from tests.facts import Account, Record, facts
 
@@ -93,6 +95,33 @@ def test_a_window_that_touches_a_gap_is_unknown_and_says_why() -> None:
         "events_28d": False,
         "usage_change_28d": True,
     }
+
+
+def test_what_a_delivery_has_not_brought_yet_makes_no_window_unknown() -> None:
+    known = facts(NOW, [Account(start=ago(200), events={3: 5, 40: 5})])
+    refs = [
+        SignalRef("events_28d"),
+        SignalRef("champion_gone"),
+        SignalRef("churn_odds"),
+        SignalRef("days_since_activity"),
+    ]
+    awaited = Gap("warehouse", ago(1), None, "awaited")
+    table = compute(known, [NOW], refs, Observed(NOW, (awaited,)))
+    assert not any(unseen.any() for unseen in table.incomplete.values())
+    assert table.row(0)["events_28d"] == 5
+    assert table.row(0)["days_since_activity"] == 199, "and its time is no silence"
+
+
+@pytest.mark.parametrize("recent_days", [28, 112])
+def test_the_odds_are_unknown_while_a_gap_touches_the_days_they_count(recent_days: int) -> None:
+    known = facts(NOW, [Account(start=ago(300), events={150: 5})], fleet=replace(SHIPPED, recent_days=recent_days))
+    midnight = NOW.replace(hour=0)
+    for days, unseen in ((recent_days, True), (recent_days + 1, False)):
+        lost = Gap("app", midnight - timedelta(days=days), midnight - timedelta(days=days - 0.1), "lost")
+        table = compute(known, [NOW], [SignalRef("churn_odds"), SignalRef("usual_pause")], Observed(NOW, (lost,)))
+        assert bool(table.incomplete["churn_odds"][0, 0]) is unseen, "of a quiet today yesterday is the last day"
+        assert np.isnan(table.columns["churn_odds"][0, 0]) == unseen
+        assert table.columns["usual_pause"][0, 0] > 0
 
 
 def test_a_gap_before_the_account_began_does_not_touch_its_windows() -> None:

@@ -217,7 +217,8 @@ def by_rhythm(account: Account, name: str, at: datetime, observed: Observed) -> 
     today, now = (midnight(at) - EPOCH) // DAY, (midnight(NOW) - EPOCH) // DAY
     days = {now - ago_ for ago_ in account.events}
     unsure = today in days and midnight(at) < at < NOW
-    if account.start is None or unsure or (name == "churn_odds" and touched(account, at, 28, observed)):
+    counted_days = FLEET.recent_days + 1
+    if account.start is None or unsure or (name == "churn_odds" and touched(account, at, counted_days, observed)):
         return math.nan
     counted = today if today in days and at != midnight(at) else today - 1
     start = (account.start - EPOCH) // DAY
