@@ -48,7 +48,7 @@ def _rhythms(view: View) -> tuple[Sequence[Rhythm], Bools]:
         day=facts.active_days.day,
         start=np.where(facts.start == NEVER, 0, facts.start) // DAY,
     )
-    begins = np.minimum(days.start, _first(days))
+    begins = np.minimum(days.start, days.first(np.iinfo(np.int64).max))
     columns, known = [], []
     for place in range(view.t.shape[1]):
         counted, settled = _counted(view, place, days)
@@ -66,14 +66,10 @@ def _counted(view: View, place: int, days: DaySets) -> tuple[Ints, Bools]:
     return counted, ~active_today | view.at_border[:, place] | view.live[:, place]
 
 
-def _first(days: DaySets) -> Ints:
-    """The first active day of each account; the end of time for none."""
-    found = np.full(len(days), np.iinfo(np.int64).max)
-    np.minimum.at(found, days.account, days.day)
-    return found
-
-
 def _has(days: DaySets, today: Ints) -> Bools:
+    last = days.last(-1)
+    if (last <= today).all():
+        return np.asarray(last == today)
     found = np.zeros(len(days), dtype=np.bool_)
     found[days.account[days.day == today[days.account]]] = True
     return found
