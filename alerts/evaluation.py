@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from alerts import lineage, store
+from alerts import holding, lineage, store
 from alerts.context import Context
 from alerts.episodes import Change, Episode, Observation, Policy, advance
 from alerts.health_row import write_health
@@ -66,6 +66,7 @@ async def evaluate(
     outcome = Outcome(accounts=len(account_ids), waited_since=waited)
     due: list[datetime | None] = [now + TORN_RETRY if place in torn else None for place in range(len(account_ids))]
     open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
+    kept = holding.unknown_now([row.holding for row in batch.rows], context.rulebook.rules, verdicts)
     deliveries = []
     for rule, observations in observe_all(batch, verdicts, episodes, dated):
         policy = Policy(
@@ -77,6 +78,9 @@ async def evaluate(
             change = advance(rule.id, account_id, before, seen, policy, now)
             after = change.episode if change else before
             due[place] = _earliest(due[place], _timer(after, seen, policy, now))
+            waits = None if after is not None and after.open else holding.begun(rule, seen, policy.for_, now)
+            if waits is not None:
+                kept[place][rule.id] = waits
             if seen.holds and before is not None and _still_arriving(before, batch.rows[place]):
                 await store.save_snapshot(conn, before.episode_id, snapshot(batch, rule, place), now)
             if change is None:
@@ -87,7 +91,7 @@ async def evaluate(
             deliveries += await _carry_out(conn, batch, rule, place, before, change)
     await _retire(conn, batch, episodes, outcome, open_now)
     await enqueue(conn, deliveries)
-    await write_health(conn, batch, _due(batch, due), open_now)
+    await write_health(conn, batch, _due(batch, due), open_now, kept)
     return outcome
 
 
@@ -145,6 +149,7 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             health.c.parent_problem,
             health.c.as_child,
             health.c.round,
+            health.c.holding,
             health.c.imported_until.label("import_seen"),
             accounts.c.version,
             accounts.c.last_event_at,
@@ -169,6 +174,7 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             parent_problem=row.parent_problem,
             as_child=row.as_child,
             round=row.round,
+            holding=holding.read(row.holding),
             import_seen=row.import_seen,
             scorecard=row.scorecard,
             band=row.band,

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts import lineage
+from alerts.holding import Holding
 from health.arrays import Floats
 from health.instants import NEVER, from_us
 
@@ -43,6 +44,7 @@ _COLUMNS = {
     "rollup": "jsonb",
     "facts_version": "bigint",
     "round": "bigint",
+    "holding": "jsonb",
     "imported_until": "timestamptz",
     "waiting_since": "timestamptz",
     "evaluated_at": "timestamptz",
@@ -78,12 +80,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def write_health(
-    conn: AsyncConnection, batch: Batch, due_at: Sequence[datetime | None], open_alerts: Mapping[str, int]
+    conn: AsyncConnection,
+    batch: Batch,
+    due_at: Sequence[datetime | None],
+    open_alerts: Mapping[str, int],
+    holding: Sequence[Mapping[str, Holding]],
 ) -> None:
     """Every column of the lists, and the last score of the day; what parents are told."""
     at_risk = batch.facts.numbers["mrr"] * batch.scores.at_risk
     kin = lineage.columns(batch, at_risk)
     columns = _columns(batch, at_risk, due_at, open_alerts, kin)
+    columns["holding"] = [waiting or None for waiting in holding]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     await conn.execute(_WRITE, {"rows": _encode(rows).decode(), "day": batch.now.date()})
     await lineage.tell_parents(conn, batch, kin)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from alerts import since
+from alerts import holding, since
 from alerts.episodes import Episode, Observation
+from alerts.holding import Holding
 from alerts.lineage import leaves_umbrellas
 from alerts.rules import Rule, Severity, evaluate_all
 from health import signals
@@ -51,6 +52,7 @@ class AccountRow:
     parent_problem: str | None
     as_child: Mapping[str, Any] | None
     round: int
+    holding: Mapping[str, Holding]
     news: bool
     """Whether facts have come since the last evaluation, rather than time alone."""
 
@@ -194,8 +196,12 @@ def _observe(
         because = _because(row)
         return Observation(holds=False, reason=because, disproved=denied, data=_behind(row), ours=ours)
     starts = [batch.context.activated_at.get(rule.id), batch.rows[place].imported_until]
-    if since.scored(rule) and batch.rows[place].evaluated_at is not None and not _comparable(batch, rule, place):
-        starts.append(batch.now)
+    if since.scored(rule) and batch.rows[place].evaluated_at is not None:
+        kept = holding.known(batch.rows[place].holding, rule)
+        if kept is not None:
+            starts.append(kept.live_from)
+        elif not _comparable(batch, rule, place):
+            starts.append(batch.now)
     return Observation(
         holds=True,
         reason=_because(row),
@@ -272,6 +278,9 @@ def _comparable(batch: Batch, rule: Rule, place: int) -> bool:
 
 def _since_scored(batch: Batch, rule: Rule, place: int) -> datetime:
     row = batch.rows[place]
+    kept = holding.known(row.holding, rule)
+    if kept is not None:
+        return kept.since
     last_step = None
     if row.evaluated_at is not None and row.evaluated_at < batch.now:
         one = batch.facts.take(np.array([place], dtype=np.int64))

@@ -346,6 +346,7 @@ health = Table(
     Column("rollup", JSONB),  # of the accounts below it; NULL without any
     Column("facts_version", BigInteger, nullable=False, server_default="-1"),  # accounts.version evaluated
     Column("round", BigInteger, nullable=False, server_default="0"),  # reevaluations.round under which it was evaluated
+    Column("holding", JSONB),  # {rule: {version, since, live_from}}: over the score, and its `for` goes on
     Column("imported_until", TZ),  # accounts.imported_until evaluated
     Column("waiting_since", TZ),  # arrival of the oldest event whose evaluation was put off
     Column("evaluated_at", TZ),

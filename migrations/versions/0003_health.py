@@ -20,9 +20,11 @@ def upgrade() -> None:
     _hierarchy()
     _gaps_by_hand()
     _million()
+    op.add_column("health", sa.Column("holding", postgresql.JSONB(astext_type=sa.Text()), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("health", "holding")
     _without_million()
     op.drop_index("ix_health_parent", "health")
     for column in ("rollup", "as_child", "parent_problem", "parent_id"):

@@ -86,6 +86,7 @@ async def test_another_scorecard_tells_nobody(engine: AsyncEngine, world: World,
     async with engine.connect() as conn:
         rows = (await conn.execute(select(health))).all()
         last = (await conn.execute(select(reevaluations).order_by(reevaluations.c.round.desc()))).first()
+    assert last is not None
     assert {row.round for row in rows} == {last.round}
     assert (last.why, last.state, last.done) == ("rules", "done", ACCOUNTS)
     assert last.round == rounds + 1

@@ -68,12 +68,14 @@ async def test_a_new_rule_over_the_score_pages_nobody_about_where_accounts_stood
 async def test_a_score_that_falls_does_page(world: World) -> None:
     await world.event("login", user_id="u")
     await world.until(1)
+    assert (await world.health_of()).band != "red"
     for number in range(3):
         await world.event("payment", payment_id=f"p{number}", status="failed")
         await world.event("ticket", ticket_id=f"t{number}", status="open")
-    await world.until(40)
+    assert (await world.health_of()).band == "red", "what happened at this instant made it so"
+    await world.until(2)
     red = (await world.open())["score-red"]
-    assert not red.pre_existing and red.since > day(1)
+    assert not red.pre_existing and red.since == red.opened_at == day(1)
     assert await world.told("score-red")
 
 
