@@ -140,11 +140,14 @@ def line_changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
 
 def _line_change(name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> LineChange:
     told = after or before or {}
+    reason = told["reason"]
+    if told.get("points", 0) is None and told.get("weight") is not None:  # the reason of missing data names nothing
+        reason = {language: f"{name}: {words}" for language, words in reason.items()}
     return LineChange(
         measure=name,
         before=0.0 if before is None else before["contribution"],
         after=0.0 if after is None else after["contribution"],
-        reason=told["reason"],
+        reason=reason,
     )
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from health.catalogue import SIGNALS, Signal, SignalRef
+from health.numbers import plain
 from health.scorecard_file import FULL_MARK, OVERRIDE, VALUE, WORST_OF, Cap, Measure
 
 Language = Literal["en", "ja"]
@@ -191,10 +192,10 @@ def explain(contributions: Sequence[Contribution], language: Language) -> str:
     told = [*by_hand, *losses][:SENTENCE_LINES]
     if not told:
         return f"スコア{score}:減点なし。" if japanese else f"Health score {score}: nothing counts against it."
-    named = [f"{line['reason'][language]} ({_signed(line['contribution'])})" for line in told]
+    said = [(line["reason"][language], _signed(line["contribution"])) for line in told]
     if japanese:
-        return f"スコア{score}:{'、'.join(named)}。".replace(" (", "(").replace(")", ")")
-    return f"Health score {score}: {'; '.join(named)}."
+        return f"スコア{score}:{'、'.join(f'{why}({points})' for why, points in said)}。"
+    return f"Health score {score}: {'; '.join(f'{why} ({points})' for why, points in said)}."
 
 
 def _signed(amount: float) -> str:
@@ -207,16 +208,17 @@ def spoken(value: Any, unit: str) -> tuple[str, str]:
         return "unknown", "不明"
     if isinstance(value, str):
         return value, value
+    value = float(value)
     if unit == "days":
-        days = f"{value:.0f}"
+        days = plain(value, 0)
         return "1 day" if days == "1" else f"{days} days", f"{days}日"
     if unit == "times":
-        factor = f"{value:.2g}" if value < 10 else f"{value:.0f}"
+        factor = f"{value:.2g}" if 0.01 <= value < 10 else plain(value, 0)
         return f"{factor} times", f"{factor}倍"
     if unit == "fraction":
         words = f"{value:.0%}"
     elif unit == "change":
-        words = f"{value:+.0%}".replace("-", "−")
+        words = f"{value:+.0%}".replace("-", "−") if round(value, 2) else "0%"
     else:
-        words = f"{value:g}"
+        words = plain(value, 2 if abs(value) < 10 else 1)
     return words, words

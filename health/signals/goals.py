@@ -15,6 +15,7 @@ from health.arrays import Bools, Floats, Ints, Texts
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
+from health.numbers import plain
 from health.signals.onboarding import heard_of
 from health.signals.view import Definition, View, count_in_state, some_due, state_at, status_instants
 
@@ -157,8 +158,8 @@ def _words(view: View, row: int, value: float) -> str:
     name = str(goals.name[row])[:MOST_OF_NAME]
     if np.isnan(value):
         return name
-    target = f"{'≤' if goals.at_most[row] else '≥'} {goals.target[row]:g}"
-    return f"{name}: {goals.signal[row]} {round(value, 2):g} ({target})"
+    target = f"{'≤' if goals.at_most[row] else '≥'} {plain(goals.target[row], 4)}"
+    return f"{name}: {goals.signal[row]} {plain(value, 2)} ({target})"
 
 
 def _unseen(view: View) -> Bools:

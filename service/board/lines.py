@@ -365,6 +365,10 @@ def _most(raw: Mapping[str, Any]) -> float | None:
 
 def _why_line(raw: Mapping[str, Any], scale: float, words: Words) -> WhyLine:
     text, most, points = localised(raw.get("reason"), words), _most(raw), float(raw["contribution"])
+    if (
+        most is not None and raw.get("points", most) is None and raw.get("signal")
+    ):  # the reason of missing data names nothing
+        text = f"{measure_name(raw['signal'], words)}: {text}"
     group = str(raw.get("group") or "")
     return WhyLine(
         text=text[:1].upper() + text[1:],

@@ -171,6 +171,14 @@ def test_why_keeps_every_line_and_puts_the_worst_first() -> None:
     assert japanese.lines[1].text == "30日ログインなし"
 
 
+def test_a_line_without_data_says_of_what() -> None:
+    missing = {"en": "no data", "ja": "データなし"}
+    line = {"measure": "nps", "group": "ROI", "signal": "nps_last", "points": None, "weight": 0.0, "contribution": 0.0,
+            "reason": missing}  # fmt: skip
+    told = [lines.why([FULL, line], 100.0, words) for words in (EN, JA)]
+    assert [why.lines[1].text for why in told if why] == ["Last NPS answer: no data", "直近のNPS: データなし"]
+
+
 def test_without_a_score_there_is_nothing_to_explain() -> None:
     assert lines.why([FULL], None, EN) is None
     assert lines.why([], 50.0, EN) is None

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from health.catalogue import SIGNALS
 from health.gaps import Gap, Observed
+from health.score_lines import full_mark, spoken
 from health.scorecard_file import Bands, Card, schema_text
 from health.scorecards import FULL_MARK, CardInForce, Override, Scorecards, Scores, explain, load, ranks
 from health.signals import SignalTable, compute
@@ -103,10 +104,38 @@ def test_the_rhythm_is_told_in_a_sentence() -> None:
     assert scores.band == ["yellow"], "doubled odds are not green"
     assert explain(scores.contributions[0], "en") == (
         "Health score 69.9: odds of leaving 2.6 times the average: not green (−18.8); silent for 12 days, usually back "
-        "every 2 days, 3% of pauses by it and accounts like it lasted longer, odds of leaving 2.6 times the average "
+        "after 2 days, 3% of pauses by it and accounts like it lasted longer, odds of leaving 2.6 times the average "
         "(−11.3)."
     )
-    assert "12日利用なし、通常は約2日おき" in explain(scores.contributions[0], "ja")
+    assert explain(scores.contributions[0], "ja") == (
+        "スコア69.9:解約オッズが平均の2.6倍のため緑にしない(−18.8)、12日利用なし、通常の利用間隔は約2日、"
+        "同社や似た顧客の中断のうちこれより長いものは3%、解約オッズは平均の2.6倍(−11.3)。"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "en", "ja"),
+    [
+        (1_500_000.0, "money", "1,500,000", "1,500,000"),
+        (1_234_567.0, "events", "1,234,567", "1,234,567"),
+        (-1234.5, "money", "−1,234.5", "−1,234.5"),
+        (3.3333333, "hours", "3.33", "3.33"),
+        (-0.3, "days", "0 days", "0日"),
+        (-0.001, "change", "0%", "0%"),
+        (-0.25, "change", "−25%", "−25%"),
+        (0.0, "times", "0 times", "0倍"),
+        (None, "days", "unknown", "不明"),
+    ],
+)
+def test_a_value_is_written_as_people_write_it(value: float | None, unit: str, en: str, ja: str) -> None:
+    assert spoken(value, unit) == (en, ja)
+
+
+def test_a_name_keeps_its_brackets_in_every_language() -> None:
+    reason = dict.fromkeys(("en", "ja"), "Acme (UK) 29")
+    told = [full_mark(), {"measure": "children", "contribution": -12.5, "reason": reason}]
+    assert explain(told, "en") == "Health score 87.5: Acme (UK) 29 (−12.5)."
+    assert explain(told, "ja") == "スコア87.5:Acme (UK) 29(−12.5)。"
 
 
 @pytest.mark.parametrize("odds", [0.5, 0.8, 1, 1.2, 1.41, 1.7, 2, 3, 4, 4.7, 5.04, 9])
