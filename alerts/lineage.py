@@ -84,6 +84,7 @@ def columns(batch: Batch, at_risk: Any) -> list[dict[str, Any]]:
                 currency=facts.texts["currency"][place],
                 incomplete=bool(scores.incomplete[place]),
                 umbrella=bool(batch.lineage.umbrella[place]),
+                card=scores.scorecard[place],
             )
             told = as_child(own, under)
         found.append(

@@ -22,6 +22,7 @@ from alerts.lineage import leaves_umbrellas
 from alerts.rules import Rule, Severity, evaluate_all
 from health import signals
 from health.columns import Facts
+from health.hierarchy import cards_changed
 from health.instants import from_us
 from health.scorecards import Override, Scores
 from health.signals import SignalTable
@@ -51,6 +52,7 @@ class AccountRow:
     parent_id: str | None
     parent_problem: str | None
     as_child: Mapping[str, Any] | None
+    cards_below: Mapping[str, int]
     round: int
     holding: Mapping[str, Holding]
     news: bool
@@ -222,7 +224,7 @@ def _is_ours(batch: Batch, rule: Rule, place: int) -> bool:
     changes = (context.activated_at.get(rule.id), context.levels_at.get(rule.id))
     if any(change is not None and change > looked_at for change in changes):
         return True
-    return since.graded(rule) and batch.rows[place].scorecard != batch.scores.scorecard[place]
+    return since.graded(rule) and not _same_cards(batch, place)
 
 
 def _because(row: Mapping[str, Any]) -> str:
@@ -263,14 +265,22 @@ def _seen_false_at(row: AccountRow, episode: Episode | None) -> datetime | None:
     return None if amid_import else episode.cleared_at
 
 
+def _same_cards(batch: Batch, place: int) -> bool:
+    """Whether the account and those below it are scored by the cards of the last look."""
+    row = batch.rows[place]
+    return row.scorecard == batch.scores.scorecard[place] and not cards_changed(
+        row.cards_below, batch.lineage.below.cards[place]
+    )
+
+
 def _comparable(batch: Batch, rule: Rule, place: int) -> bool:
-    """Whether the last evaluation would have shown it: same scorecard, the rule live, the account's import where it
+    """Whether the last evaluation would have shown it: same scorecards, the rule live, the account's import where it
     is.
     """
     row, live = batch.rows[place], batch.context.activated_at.get(rule.id)
     return (
         row.evaluated_at is not None
-        and row.scorecard == batch.scores.scorecard[place]
+        and _same_cards(batch, place)
         and (live is None or live <= row.evaluated_at)
         and row.import_seen == row.imported_until
     )

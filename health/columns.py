@@ -136,7 +136,8 @@ class Children(Rows):
     """What each account's children told it, ascending by their id: of themselves and all below them together.
 
     ``count`` and ``red`` are of accounts; ``score`` is the child's; ``mrr`` and ``at_risk`` NaN when unknown or of
-    several currencies; the worst is the worst account of them all (``health/hierarchy.py``).
+    several currencies; the worst is the worst account of them all (``health/hierarchy.py``). ``cards``: how many
+    accounts each scorecard scored.
     """
 
     count: Ints
@@ -151,6 +152,7 @@ class Children(Rows):
     worst_name: Texts
     worst_score: Floats
     worst_mrr: Floats
+    cards: Texts
 
     @classmethod
     def of(cls, account: Sequence[int], told: Sequence[Mapping[str, Any]]) -> Children:
@@ -177,6 +179,7 @@ class Children(Rows):
             worst_name=texts([one["name"] for one in worst]),
             worst_score=numbers([one["score"] for one in worst]),
             worst_mrr=numbers([one["mrr"] for one in worst]),
+            cards=texts([one["cards"] for one in told]),
         )
 
     @classmethod

@@ -61,6 +61,7 @@ class RollUp:
     ``children`` and ``red`` count accounts; ``score`` is the mean, NaN without one; ``mrr`` and ``at_risk`` are NaN
     when unknown, or of several currencies (``mixed``); ``incomplete``: a score that it is made from lacks unobserved
     time. The worst has the lowest score, of equals the one with the most MRR: ``worst_id`` None without any score.
+    ``cards``: how many accounts each scorecard scored, by name@version.
     """
 
     named: Bools
@@ -76,6 +77,7 @@ class RollUp:
     worst_name: Texts
     worst_score: Floats
     worst_mrr: Floats
+    cards: Sequence[Mapping[str, int]]
 
     def below(self, place: int) -> dict[str, Any] | None:
         """As it is kept and shown; None where nobody names the account."""
@@ -91,6 +93,7 @@ class RollUp:
             "currency": self.currency[place],
             "mixed": bool(self.mixed[place]),
             "incomplete": bool(self.incomplete[place]),
+            "cards": self.cards[place],
             "worst": None
             if worst is None
             else {
@@ -129,7 +132,22 @@ def roll_up(children: Children, size: int) -> RollUp:
         worst_name=_with_none(children.worst_name)[worst],
         worst_score=np.append(children.worst_score, np.nan)[worst],
         worst_mrr=np.append(children.worst_mrr, np.nan)[worst],
+        cards=_cards(children, size),
     )
+
+
+def _cards(children: Children, size: int) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = [{} for _ in range(size)]
+    for place, cards in zip(children.account.tolist(), children.cards.tolist(), strict=True):
+        for card, number in cards.items():
+            found[place][card] = found[place].get(card, 0) + number
+    return found
+
+
+def cards_changed(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Whether some account below is scored by another card than before. Who joins or leaves alone does not count."""
+    more = any(number > before.get(card, 0) for card, number in now.items())
+    return more and any(number > now.get(card, 0) for card, number in before.items())
 
 
 def _currencies(children: Children, priced: Bools, size: int) -> tuple[Texts, Bools]:
@@ -204,12 +222,13 @@ class Own:
     currency: str | None
     incomplete: bool
     umbrella: bool
+    card: str
 
 
 def as_child(own: Own, below: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the account tells its parent of itself and of all that is ``below`` it."""
     under = below or {"children": 0, "red": 0, "score": None, "mrr": None, "mrr_at_risk": None, "currency": None,
-                      "mixed": False, "incomplete": False, "worst": None}  # fmt: skip
+                      "mixed": False, "incomplete": False, "worst": None, "cards": {}}  # fmt: skip
     gone = own.status in LEFT_OUT
     itself = not gone and not own.umbrella
     money = _money([] if gone else [(own.mrr, own.at_risk, own.currency)], under)
@@ -223,6 +242,7 @@ def as_child(own: Own, below: Mapping[str, Any] | None) -> dict[str, Any]:
         **money,
         "incomplete": under["incomplete"] or (not gone and own.incomplete),
         "worst": min(worst, key=_badness, default=None),
+        "cards": under["cards"] if gone else {**under["cards"], own.card: under["cards"].get(own.card, 0) + 1},
     }
 
 

@@ -183,6 +183,32 @@ async def test_several_red_children_are_told_to_the_parents_owner_by_name(world:
     assert ("holding", "mina@example.com") in {(told.account, told.target) for told in await world.told("children-red")}
 
 
+async def test_another_scorecard_of_children_does_not_page_their_parents(engine: AsyncEngine, tmp_path: Path) -> None:
+    """The parent is looked at before its children in the same page, and again once they have told it."""
+    rules = tmp_path / "rules"
+    shutil.copytree(RULES, rules)
+    world = await World(engine, rules).start()
+    await world.event("group", "holding", traits={"name": "Holding", "owner": "mina"})
+    for name in ("north", "south", "west"):
+        await child(world, name, "holding", 500)
+        await score(world, name, 60)
+    card = rules / "scorecards" / "default.yaml"
+    card.write_text(card.read_text("utf-8").replace("{green: 70, yellow: 40,", "{green: 99, yellow: 98,"), "utf-8")
+    world.now += timedelta(minutes=1)
+    await world.evaluate()
+    assert (await row_of(world, "holding")).rollup["red"] == 3
+    assert (await world.open("holding"))["children-red"].pre_existing
+    assert await world.told("children-red") == []
+    world.now += timedelta(days=1)
+    for name in ("north", "south", "west"):
+        await score(world, name, 99)
+    assert await world.open("holding") == {}
+    world.now += timedelta(days=20)
+    for name in ("north", "south"):
+        await score(world, name, 20)
+    assert await world.told("children-red"), "what does happen is told as ever"
+
+
 async def test_another_scorecard_reaches_who_is_only_known_as_a_parent(engine: AsyncEngine, tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     shutil.copytree(RULES, rules)

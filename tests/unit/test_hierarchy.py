@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from health.catalogue import SignalRef
 from health.columns import Children
 from health.gaps import Observed
-from health.hierarchy import DEPTH, Own, as_child, link, roll_up
+from health.hierarchy import DEPTH, Own, as_child, cards_changed, link, roll_up
 from health.signals import compute, next_change
 from tests.facts import Account, facts
 
@@ -29,7 +30,7 @@ def own(name: str, score: float | None = 80.0, mrr: float | None = 100.0, **more
     values: dict[str, Any] = {
         "name": name.title(), "status": "active", "band": "red" if score is not None and score < 40 else "green",
         "at_risk": 0.0 if mrr is None else mrr * (score is not None and score < 40), "currency": "USD",
-        "incomplete": False, "umbrella": False, **more,
+        "incomplete": False, "umbrella": False, "card": "default@1", **more,
     }  # fmt: skip
     return Own(account_id=name, score=score, mrr=mrr, **values)
 
@@ -132,7 +133,7 @@ def members(draw: st.DrawFn, name: str) -> Own:
         status=draw(st.sampled_from(["active", "trial", "paused", "ended", None])),
         band=None if score is None else draw(st.sampled_from(["red", "yellow", "green"])),
         currency=draw(st.sampled_from(["USD", "USD", "USD", "JPY", None])),
-        incomplete=draw(st.booleans()), umbrella=draw(st.booleans()),
+        incomplete=draw(st.booleans()), umbrella=draw(st.booleans()), card=draw(st.sampled_from(["a@1", "a@2", "b@1"])),
     )  # fmt: skip
 
 
@@ -169,7 +170,25 @@ def naive(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "mixed": mixed,
         "incomplete": any(one["incomplete"] for one in scored),
         "worst": worst[0] if worst else None,
+        "cards": dict(sum((Counter(one["cards"]) for one in told), Counter())),
     }
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ({"a@1": 2}, {"a@1": 1, "a@2": 1}, True),
+        ({"a@1": 1, "a@2": 1}, {"a@2": 2}, True),
+        ({"a@1": 2}, {"a@1": 3}, False),
+        ({"a@1": 2}, {"a@1": 2, "b@1": 1}, False),
+        ({"a@1": 2, "b@1": 1}, {"a@1": 2}, False),
+        ({}, {"a@1": 1}, False),
+    ],
+)
+def test_another_card_is_told_from_who_joins_or_leaves(
+    before: dict[str, int], now: dict[str, int], changed: bool
+) -> None:
+    assert cards_changed(before, now) is changed
 
 
 @settings(max_examples=300, deadline=None)
