@@ -23,6 +23,7 @@ Values = Mapping[str, Any]
 SENTENCE_LINES = 3
 NO_MARK = -1.0
 MOST_SAID = 10_000
+YES_NO = "boolean"
 
 _FULL_MARK_REASON = {"en": "full mark", "ja": "満点"}
 _MISSING = {
@@ -68,10 +69,10 @@ class Wording:
             measure=part.id,
             group=part.group if isinstance(part, Measure) else None,
             signal=str(ref),
-            unit=catalogue[ref.name].unit,
+            unit=_unit(catalogue[ref.name]),
             en=part.reason.en,
             ja=part.reason.ja,
-            mentioned=tuple((f"{{{name}}}", str(other), catalogue[other.name].unit) for name, other in others),
+            mentioned=tuple((f"{{{name}}}", str(other), _unit(catalogue[other.name])) for name, other in others),
         )
 
     @property
@@ -202,6 +203,10 @@ def _signed(amount: float) -> str:
     return f"−{-amount:g}" if amount < 0 else f"+{amount:g}"
 
 
+def _unit(signal: Signal) -> str:
+    return YES_NO if signal.type == YES_NO else signal.unit
+
+
 def spoken(value: Any, unit: str) -> tuple[str, str]:
     """A value with its unit, in English and in Japanese."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -209,6 +214,8 @@ def spoken(value: Any, unit: str) -> tuple[str, str]:
     if isinstance(value, str):
         return value, value
     value = float(value)
+    if unit == YES_NO:
+        return ("yes", "はい") if value else ("no", "いいえ")
     if unit == "days":
         days = plain(value, 0)
         return "1 day" if days == "1" else f"{days} days", f"{days}日"

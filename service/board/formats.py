@@ -146,11 +146,11 @@ def value_of(value: Any, unit: str | None, words: Words) -> str:
     """A signal's value with its unit (of the catalogue), as a person would write it."""
     if value is None:
         return words("unknown")
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (unit == "boolean" and value in {0, 1}):
         return words("yes") if value else words("no")
     if isinstance(value, (int, float)):
         if unit == "days":
-            return words.count("{n} day", "{n} days", int(value))
+            return words.count("{n} day", "{n} days", round(value))
         if unit == "fraction":
             return percent(float(value), words)
         if unit == "change":

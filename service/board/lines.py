@@ -422,7 +422,7 @@ def unit_of(measure: str, catalogue: Mapping[str, Signal] = SIGNALS) -> str | No
         signal = catalogue.get(SignalRef.parse(measure).name)
     except ValueError:
         return None
-    return signal.unit if signal else None
+    return (signal.unit or signal.type) if signal else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,10 +443,15 @@ def signal_lines(
             reference=reference,
             name=measure_name(reference, words, catalogue),
             meaning=meaning_of(reference, words, catalogue),
-            value=formats.value_of(signals[reference], unit_of(reference, catalogue), words),
+            value=_value(reference, signals[reference], words, catalogue),
         )
         for reference in sorted(signals, key=lambda r: (order.get(r.partition("[")[0], len(order)), r))
     ]
+
+
+def _value(reference: str, value: Any, words: Words, catalogue: Mapping[str, Signal]) -> str:
+    named = {"band": formats.BANDS, "status": STATUSES}.get(reference, {})
+    return words(named[value]) if value in named else formats.value_of(value, unit_of(reference, catalogue), words)
 
 
 @dataclass(frozen=True, kw_only=True)

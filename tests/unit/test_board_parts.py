@@ -179,6 +179,21 @@ def test_a_line_without_data_says_of_what() -> None:
     assert [why.lines[1].text for why in told if why] == ["Last NPS answer: no data", "直近のNPS: データなし"]
 
 
+def test_signals_are_told_in_words() -> None:
+    signals = {"band": "red", "status": "active", "champion_gone": 0.0, "usual_pause": 1.8, "plan": "red"}
+    japanese = {line.reference: line.value for line in lines.signal_lines(signals, JA)}
+    assert japanese == {
+        "band": "危険",
+        "status": "契約中",
+        "champion_gone": "いいえ",
+        "usual_pause": "2日",
+        "plan": "red",
+    }
+    english = {line.reference: line.value for line in lines.signal_lines(signals, EN)}
+    assert english["champion_gone"] == "no"
+    assert english["usual_pause"] == "2 days", "as the sentence about it says"
+
+
 def test_without_a_score_there_is_nothing_to_explain() -> None:
     assert lines.why([FULL], None, EN) is None
     assert lines.why([], 50.0, EN) is None

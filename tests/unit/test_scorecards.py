@@ -125,6 +125,8 @@ def test_the_rhythm_is_told_in_a_sentence() -> None:
         (-0.25, "change", "−25%", "−25%"),
         (0.0, "times", "0 times", "0倍"),
         (None, "days", "unknown", "不明"),
+        (1.0, "boolean", "yes", "はい"),
+        (0.0, "boolean", "no", "いいえ"),
     ],
 )
 def test_a_value_is_written_as_people_write_it(value: float | None, unit: str, en: str, ja: str) -> None:
