@@ -7,7 +7,7 @@ dates goes by the account's own days (``health/days.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -19,6 +19,7 @@ from health.arrays import Bools, Floats, Ints, Texts
 from health.custom import NONE, CustomSignal
 from health.days import Places
 from health.instants import DAY, Instants, from_us
+from health.marks import Words, last_of, packed
 from health.rhythm import SHIPPED, Fleet
 
 NUMBER_ATTRIBUTES = ("mrr", "seats")
@@ -32,6 +33,31 @@ class Rows:
     """Facts of which an account has any number; ``account`` (R,) is the place of each row's account, ascending."""
 
     account: Ints
+
+    @cached_property
+    def _codes(self) -> dict[str, tuple[list[Any], Ints]]:
+        return {}
+
+    def among(self, column: str, wanted: Collection[Any]) -> Bools:
+        """Which rows have one of the ``wanted`` texts in a column; texts are told apart once, then by number. (R,)"""
+        if column not in self._codes:
+            texts = getattr(self, column).tolist()
+            codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+            self._codes[column] = list(codes), np.fromiter(map(codes.__getitem__, texts), np.int64, len(texts))
+        names, code = self._codes[column]
+        return np.array([name in wanted for name in names], dtype=np.bool_)[code]
+
+    @cached_property
+    def firsts(self) -> Ints:
+        """The first row of each account that has any."""
+        return np.flatnonzero(np.diff(self.account, prepend=-1))
+
+    def greatest(self, values: Any, size: int, least: int = -1) -> Any:
+        """The greatest value (R, …) of each of ``size`` accounts, ``least`` where it has no row. (A, …)"""
+        found = np.full((size, *values.shape[1:]), least, dtype=values.dtype)
+        if len(self.firsts):
+            found[self.account[self.firsts]] = np.maximum.reduceat(values, self.firsts, axis=0)
+        return found
 
     def take(self, index: Ints) -> Any:
         """The rows of the accounts at ``index``, renumbered to their place in it."""
@@ -48,10 +74,20 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Users(Rows):
-    """Who was active when: ``active`` (R, D'), the last D' <= D of the days."""
+class Marked(Rows):
+    """Who or what was active when: ``active`` (R, D'), the last D' <= D of the days."""
 
     active: Bools
+
+    @cached_property
+    def words(self) -> Words:
+        """``active`` as bits. (R, W)"""
+        return packed(self.active)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Users(Marked):
+    """Who was active when."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +109,10 @@ class Features(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureDays(Rows):
-    """Which feature was used when: ``active`` (R, D'), the last D' <= D of the days."""
+class FeatureDays(Marked):
+    """Which feature was used when."""
 
     name: Texts
-    active: Bools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,9 +301,10 @@ class Facts:
     @cached_property
     def last_busy(self) -> Ints:
         """The place among the days of the last on which anything happened, -1 for none. (A,)."""
-        busy = _last_day((self.events > 0) | (self.logins > 0) | self.active, self.days)
+        busy = np.maximum(last_of(packed((self.events > 0) | (self.logins > 0) | self.active)), -1)
         for rows in (self.users, self.feature_days):
-            np.maximum.at(busy, rows.account, _last_day(rows.active, self.days))
+            last = last_of(rows.words) + (self.days - rows.active.shape[1])
+            np.maximum(busy, rows.greatest(last, len(self)), out=busy)
         return busy
 
     def take(self, index: Ints) -> Facts:
@@ -285,11 +321,3 @@ class Facts:
             values[column.name] = value
         values["account_ids"] = tuple(self.account_ids[i] for i in index)
         return Facts(**values)
-
-
-def _last_day(active: Bools, days: int) -> Ints:
-    """The place of the last True of each row (R, D'), whose last place is that of the last of ``days``; -1 for none."""
-    if not active.size:
-        return np.full(len(active), -1, dtype=np.int64)
-    back = np.argmax(active[:, ::-1], axis=1)
-    return np.where(active.any(axis=1), days - 1 - back, -1)

@@ -6,7 +6,7 @@ Monday to Friday are business days.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, lru_cache
@@ -21,6 +21,7 @@ from health.instants import DAY, NEVER, Instants, to_us
 
 _EPOCH = date(1970, 1, 1)
 _SATURDAY = 5
+_SPAN = 512
 _LAST = 84_000
 """A date in 2199: no event is later."""
 
@@ -34,7 +35,7 @@ class Places:
 
     @classmethod
     def of(cls, zones: Texts, countries: Texts) -> Places:
-        return cls(zone=_texts([known_zone(name) for name in zones]), country=_texts(map(known_country, countries)))
+        return cls(zone=_known(zones, known_zone), country=_known(countries, known_country))
 
     def rows(self, index: Ints) -> Places:
         """The places of rows that belong to the accounts at ``index``."""
@@ -42,7 +43,13 @@ class Places:
 
     @cached_property
     def _by_zone(self) -> dict[str, Ints]:
-        return {name: np.flatnonzero(self.zone == name) for name in dict.fromkeys(self.zone.tolist())}
+        names, code = _coded(self.zone)
+        return {name: np.flatnonzero(code == number) for number, name in enumerate(names)}
+
+    @cached_property
+    def countries(self) -> tuple[list[str], Ints]:
+        """The countries, and the number of each account's among them. (A,)"""
+        return _coded(self.country)
 
     def dates(self, at: Instants) -> Ints:
         """The date of each instant by its account's zone; ``at`` (A, …). What lies at NEVER has no meaning."""
@@ -93,6 +100,18 @@ def business(country: str, first: int, last: int) -> Bools:
     """Whether the dates ``first`` to ``last`` are business days in a country."""
     found: Bools = _of_years(first, last, lambda year: _year_business(country, year))
     return found
+
+
+def business_before(country: str, first: int, last: int) -> Ints:
+    """How many business days lie before each of the dates ``first`` to ``last``, counted from some date on that is the
+    same for all of them."""
+    low, high = first - first % _SPAN, last + _SPAN - last % _SPAN
+    return _sums(country, low, high)[first - low : last - low + 1]
+
+
+@lru_cache(maxsize=1024)
+def _sums(country: str, first: int, last: int) -> Ints:
+    return np.append(0, np.cumsum(business(country, first, last - 1)))
 
 
 def _of_years(first: int, last: int, of_year: Any) -> Any:
@@ -146,8 +165,15 @@ def known_country(name: str | None) -> str:
 _COUNTRIES = frozenset(holidays.list_supported_countries())
 
 
-def _texts(values: Any) -> Texts:
-    made = list(values)
-    column = np.empty(len(made), dtype=object)
-    column[:] = made
+def _known(names: Texts, known: Callable[[str | None], str]) -> Texts:
+    listed = names.tolist()
+    found = {name: known(name) for name in dict.fromkeys(listed)}
+    column = np.empty(len(listed), dtype=object)
+    column[:] = list(map(found.__getitem__, listed))
     return column
+
+
+def _coded(names: Texts) -> tuple[list[str], Ints]:
+    listed = names.tolist()
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(listed))}
+    return list(numbers), np.fromiter(map(numbers.__getitem__, listed), np.int64, len(listed))

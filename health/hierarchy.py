@@ -108,6 +108,8 @@ class RollUp:
 def roll_up(children: Children, size: int) -> RollUp:
     """What the children of ``size`` accounts come to; ``children`` ascending by account, then by their id."""
     place = children.account
+    if not len(place):
+        return _nobody(size)
     scored = np.isfinite(children.score)
     priced = np.isfinite(children.mrr) & (children.count > 0)
     currency, mixed = _currencies(children, priced, size)
@@ -148,6 +150,17 @@ def cards_changed(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
     """Whether some account below is scored by another card than before. Who joins or leaves alone does not count."""
     more = any(number > before.get(card, 0) for card, number in now.items())
     return more and any(number > now.get(card, 0) for card, number in before.items())
+
+
+def _nobody(size: int) -> RollUp:
+    """Of accounts without children."""
+    nothing, unknown, none = np.zeros(size, dtype=np.int64), np.full(size, np.nan), np.full(size, None, dtype=object)
+    never = np.zeros(size, dtype=np.bool_)
+    return RollUp(
+        named=never, children=nothing, red=nothing, score=unknown, mrr=unknown, at_risk=unknown, currency=none,
+        mixed=never, incomplete=never, worst_id=none, worst_name=none, worst_score=unknown, worst_mrr=unknown,
+        cards=[{} for _ in range(size)],
+    )  # fmt: skip
 
 
 def _currencies(children: Children, priced: Bools, size: int) -> tuple[Texts, Bools]:

@@ -291,6 +291,7 @@ class Pauses:
 _BIN_OF: Final[Ints] = np.maximum(np.searchsorted(BIN_BORDERS, np.arange(int(BIN_BORDERS[-1]) + 1)) - 1, 0)
 """The bin of a pause that lasts so many days, rounded up: borders are whole days."""
 _LONG_AGO: Final = -(10**6)
+_PART: Final = 16_384
 _MANY: Final = 4096
 """From so many on, a table of what stands on each day costs less than to work it out for each."""
 
@@ -298,32 +299,45 @@ _MANY: Final = 4096
 def _weighed(seen: DaySets, fleet: Fleet, silence: Floats) -> tuple[Floats, Floats, Floats]:
     """The usual pause of each account, the weight of its pauses that were longer than its ``silence``, and the weight
     of all of them. All (A,)."""
-    size, count, begun = len(seen), seen.count, np.flatnonzero(seen.count)
-    if not len(begun):
-        return np.full(size, fleet.mean_pause), np.zeros(size), np.zeros(size)
-    powers = DECAY ** np.arange(int(count.max()))
-    # Each active day stands for the pause that it ended; an account's first one ended none, and weighs nothing.
-    weight = powers.take(np.repeat(seen.edges[1:] - 1, count) - np.arange(len(seen.day)))
-    length = np.diff(fleet.clock.at(seen.day), prepend=0.0)
-    firsts = seen.edges[:-1][begun]
-    weight[firsts] = length[firsts] = 0
-    everything = np.append(0.0, np.cumsum(powers))[np.maximum(count - 1, 0)]
-    total = np.zeros(size)
-    total[begun] = np.add.reduceat(weight * length, firsts)
-    usual = (PRIOR_PAUSES * fleet.mean_pause + total) / (PRIOR_PAUSES + everything)
-    place = _BIN_OF.take(np.ceil(length).astype(np.int64), mode="clip")
-    place += seen.account * BINS
-    weights = np.bincount(place, weights=weight, minlength=size * BINS).reshape(size, BINS)
+    powers: Floats = np.power(DECAY, np.arange(int(seen.count.max(initial=1)), dtype=np.float64))
+    everything = np.append(0.0, np.cumsum(powers))[np.maximum(seen.count - 1, 0)]
+    total, weights = np.zeros(len(seen)), np.zeros((len(seen), BINS))
+    begin = 0
+    while begin < len(seen):  # a part at a time, so that what is made of its days stays in the processor's cache
+        end = int(np.searchsorted(seen.edges, seen.edges[begin] + _PART, "right")) - 1
+        end = min(max(end, begin + 1), len(seen))
+        total[begin:end], weights[begin:end] = _summed(seen, begin, end, powers, fleet.clock)
+        begin = end
     low, high = BIN_BORDERS[:-1], BIN_BORDERS[1:]
     own = (weights * np.clip((high - silence[:, None]) / (high - low), 0, 1)).sum(axis=1)
-    return usual, own, everything
+    return (PRIOR_PAUSES * fleet.mean_pause + total) / (PRIOR_PAUSES + everything), own, everything
+
+
+def _summed(seen: DaySets, begin: int, end: int, powers: Floats, clock: Clock) -> tuple[Floats, Floats]:
+    """Of the accounts from ``begin`` to ``end`` the weighted sum of the pauses (A',), and weights by bin (A', B)."""
+    size, count = end - begin, seen.count[begin:end]
+    rows = slice(seen.edges[begin], seen.edges[end])
+    edges, begun = seen.edges[begin : end + 1] - rows.start, np.flatnonzero(count)
+    total = np.zeros(size)
+    if not len(begun):
+        return total, np.zeros((size, BINS))
+    # Each active day stands for the pause that it ended; an account's first one ended none, and weighs nothing.
+    weight = powers.take(np.repeat(edges[1:] - 1, count) - np.arange(edges[-1]))
+    length = np.diff(clock.at(seen.day[rows]), prepend=0.0)
+    firsts = edges[:-1][begun]
+    weight[firsts] = length[firsts] = 0
+    total[begun] = np.add.reduceat(weight * length, firsts)
+    place = _BIN_OF.take(np.ceil(length).astype(np.int64), mode="clip")
+    place += (seen.account[rows] - begin) * BINS
+    weights: Floats = np.bincount(place, weights=weight, minlength=size * BINS).astype(np.float64, copy=False)
+    return total, weights.reshape(size, BINS)
 
 
 def _recent(seen: DaySets, after: Ints, most: int) -> Ints:
     """How many active days each account has ``after`` a day (A,); they can be ``most``. (A,)"""
     back = np.arange(min(most, int(seen.count.max(initial=0))))
     days = np.append(seen.day, 0)[seen.edges[1:, None] - 1 - back]
-    return ((back < seen.count[:, None]) & (days > after[:, None])).sum(axis=1)
+    return np.asarray(((back < seen.count[:, None]) & (days > after[:, None])).sum(axis=1), dtype=np.int64)
 
 
 def _silence(seen: DaySets, day: Ints, clock: Clock) -> Floats:

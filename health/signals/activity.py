@@ -13,7 +13,7 @@ from health.catalogue import WINDOWS
 from health.columns import Facts
 from health.instants import NEVER, Instants
 from health.signals import business
-from health.signals.view import Definition, View, lively_within, started, window
+from health.signals.view import Definition, View, lively_within, started
 
 
 def origin(facts: Facts, last: Instants) -> Instants:
@@ -44,7 +44,7 @@ def business_days_since(last: Callable[[Facts], Instants]) -> Definition:
 
 def _count(days: Callable[[Facts], npt.NDArray[Any]], length: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
-        return view.settle(*window(view.sums(days(view.facts)), view.day, length))
+        return view.settle(*view.window(days(view.facts), length))
 
     return Definition(values=values, borders=lively_within(length), window_days=length)
 
@@ -53,9 +53,8 @@ def _usage_change(recent_days: int, base_days: int) -> Definition:
     """Events of the last ``recent_days`` against as many days at the mean of the ``base_days`` before them."""
 
     def values(view: View, _: str | None) -> Floats:
-        sums = view.sums(view.facts.events)
-        low, high = window(sums, view.day, recent_days)
-        base, _high = window(sums, view.day, base_days, shift=recent_days)
+        low, high = view.window(view.facts.events, recent_days)
+        base, _high = view.window(view.facts.events, base_days, shift=recent_days)
         usual = np.where(base > 0, base, np.nan) * (recent_days / base_days)
         return view.settle((low - usual) / usual, (high - usual) / usual)
 
@@ -64,9 +63,8 @@ def _usage_change(recent_days: int, base_days: int) -> Definition:
 
 
 def _against_last_year(view: View, _: str | None) -> Floats:
-    sums = view.sums(view.facts.events)
-    low, high = window(sums, view.day, MONTH_DAYS)
-    then, _high = window(sums, view.day, MONTH_DAYS, shift=YEAR_DAYS)
+    low, high = view.window(view.facts.events, MONTH_DAYS)
+    then, _high = view.window(view.facts.events, MONTH_DAYS, shift=YEAR_DAYS)
     usual = np.where(then > 0, then, np.nan)
     return view.settle((low - usual) / usual, (high - usual) / usual)
 

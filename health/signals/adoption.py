@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from health.arrays import Bools, Floats, Ints, Texts
+from health.arrays import Bools, Floats, Ints
 from health.catalogue import WINDOWS
-from health.columns import Facts, Rows
+from health.columns import Facts, FeatureDays, Features, Marked
 from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
+from health.marks import last_of, within
 from health.signals.activity import origin
 from health.signals.view import (
     Definition,
     View,
-    among,
     attribute_instants,
     lively,
     lively_within,
@@ -26,57 +26,61 @@ from health.signals.view import (
 MONTH_DAYS = 28
 WEEK_DAYS = 7
 BREADTH_DAYS = 90
-NO_DAY = 10**6
 
 
-def in_window(view: View, rows: Rows, active: Bools, days: int, *, shift: int = 0) -> tuple[Floats, Floats]:
-    """(low, high), for ``settle``: how many rows of each account were active on any of ``days`` days. (A, T)."""
-    return view.once(("in_window", id(active), days, shift), lambda: _in_window(view, rows, active, days, shift))
+def in_window(
+    view: View, rows: Marked, days: int, *, shift: int = 0, only: Bools | None = None
+) -> tuple[Floats, Floats]:
+    """(low, high), for ``settle``: how many rows of each account, of ``only`` some (R,), were active on any of ``days``
+    days. (A, T)."""
+    if only is not None:
+        return _in_window(view, rows, days, shift, only)
+    return view.once(("in_window", id(rows), days, shift), lambda: _in_window(view, rows, days, shift, None))
 
 
-def _in_window(view: View, rows: Rows, active: Bools, days: int, shift: int) -> tuple[Floats, Floats]:
+def _in_window(view: View, rows: Marked, days: int, shift: int, only: Bools | None) -> tuple[Floats, Floats]:
+    active = rows.active
     before = view.facts.days - active.shape[1]
     day = view.day - before
     if view.only_day is not None and 0 <= view.only_day - before < active.shape[1]:
-        return _in_window_now(view, rows, active, days, view.only_day - before - shift, shift)
-    low, high = window(view.sums(active), day[rows.account], days, shift=shift)
+        return _in_window_now(view, rows, days, view.only_day - before - shift, shift, only)
+    low, high = (part > 0 for part in window(view.sums(active), day[rows.account], days, shift=shift))
+    if only is not None:
+        low, high = low & only[:, None], high & only[:, None]
     reached = day + 1 - shift >= days
-    return (
-        np.where(reached, view.count(rows, low > 0), np.nan),
-        np.where(reached, view.count(rows, high > 0), np.nan),
-    )
+    return np.where(reached, view.count(rows, low), np.nan), np.where(reached, view.count(rows, high), np.nan)
 
 
-def _in_window_now(view: View, rows: Rows, active: Bools, days: int, end: int, shift: int) -> tuple[Floats, Floats]:
+def _in_window_now(
+    view: View, rows: Marked, days: int, end: int, shift: int, only: Bools | None
+) -> tuple[Floats, Floats]:
     """The same at one instant alone: a row counts if its last active day lies in the window that ends with ``end``."""
+    if end + 1 < days:
+        unknown = np.full(view.t.shape, np.nan)
+        return unknown, unknown
     counts = []
-    for last_day in (end, end) if shift else (end - 1, end):
-        last = view.once(("last", id(active), last_day), lambda by=last_day: last_active(active, by))  # type: ignore[misc]
-        counts.append(np.where(end + 1 >= days, view.count(rows, last[:, None] > end - days), np.nan))
-    return counts[0], counts[1]
+    for by in (end,) if shift or view.only_live else (end - 1, end):
+        inside = last_active(view, rows, by) > end - days
+        chosen = rows.account[inside if only is None else inside & only]
+        counts.append(np.bincount(chosen, minlength=len(view.facts))[:, None].astype(np.float64))
+    return counts[0], counts[-1]
 
 
-def last_active(active: Bools, by: int) -> Ints:
+def last_active(view: View, rows: Marked, by: int) -> Ints:
     """The place of the last day up to ``by`` on which each row (R, D') was active, far in the past for none. (R,)."""
-    until = active[:, : max(by + 1, 0)]
-    if not until.shape[1]:
-        return np.full(len(active), -NO_DAY)
-    back = np.argmax(until[:, ::-1], axis=1)
-    place = until.shape[1] - 1 - back
-    return np.where(until[np.arange(len(until)), place], place, -NO_DAY)
+    return view.once(("last", id(rows), by), lambda: last_of(within(rows.words, 0, by)))
 
 
 def _active_users(days: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
-        return view.settle(*in_window(view, view.facts.users, view.facts.users.active, days))
+        return view.settle(*in_window(view, view.facts.users, days))
 
     return Definition(values=values, borders=lively_within(days), window_days=days)
 
 
 def _weekly_share(view: View, _: str | None) -> Floats:
-    users = view.facts.users
-    week = in_window(view, users, users.active, WEEK_DAYS)
-    month = in_window(view, users, users.active, MONTH_DAYS)
+    week = in_window(view, view.facts.users, WEEK_DAYS)
+    month = in_window(view, view.facts.users, MONTH_DAYS)
     low, high = (part / np.where(whole > 0, whole, np.nan) for part, whole in zip(week, month, strict=True))
     return view.settle(low, high)
 
@@ -86,14 +90,13 @@ def _per_seat(users: Floats, seats: Floats) -> Floats:
 
 
 def _seat_utilisation(view: View, _: str | None) -> Floats:
-    users = view.settle(*in_window(view, view.facts.users, view.facts.users.active, MONTH_DAYS))
+    users = view.settle(*in_window(view, view.facts.users, MONTH_DAYS))
     return _per_seat(users, view.number("seats"))
 
 
 def _utilisation_change(view: View, _: str | None) -> Floats:
-    users = view.facts.users
-    now = view.settle(*in_window(view, users, users.active, MONTH_DAYS))
-    _low, before = in_window(view, users, users.active, MONTH_DAYS, shift=MONTH_DAYS)
+    now = view.settle(*in_window(view, view.facts.users, MONTH_DAYS))
+    _low, before = in_window(view, view.facts.users, MONTH_DAYS, shift=MONTH_DAYS)
     # The last moment of the earlier window, so that its seats change at a day's border alone.
     end = view.day_us - (MONTH_DAYS - 1) * DAY - 1
     return _per_seat(now, view.number("seats")) - _per_seat(before, past_number(view, "seats", end))
@@ -101,32 +104,29 @@ def _utilisation_change(view: View, _: str | None) -> Floats:
 
 def _features_used(days: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
-        used = view.facts.feature_days
-        return view.settle(*in_window(view, used, used.active, days))
+        return view.settle(*in_window(view, view.facts.feature_days, days))
 
     return Definition(values=values, borders=lively_within(days), window_days=days)
 
 
-def _of_the_product(view: View, names: Texts) -> Bools:
-    listed = set(view.facts.fleet.features)
-    return among(names, listed)
+def _of_the_product(view: View, rows: Features | FeatureDays) -> Bools:
+    return rows.among("name", frozenset(view.facts.fleet.features))
 
 
 def _breadth(view: View, _: str | None) -> Floats:
     used, listed = view.facts.feature_days, len(view.facts.fleet.features)
-    ours = view.once("ours", lambda: used.active & _of_the_product(view, used.name)[:, None])
-    return view.settle(*in_window(view, used, ours, BREADTH_DAYS)) / (listed or np.nan)
+    return view.settle(*in_window(view, used, BREADTH_DAYS, only=_of_the_product(view, used))) / (listed or np.nan)
 
 
 def _never_used(view: View, _: str | None) -> Floats:
     features, listed = view.facts.features, len(view.facts.fleet.features)
-    used = (features.first_at[:, None] <= view.rows_t(features)) & _of_the_product(view, features.name)[:, None]
+    used = (features.first_at[:, None] <= view.rows_t(features)) & _of_the_product(view, features)[:, None]
     return view.known(listed - view.count(features, used), np.full(view.t.shape, listed > 0))
 
 
 def _first_and_last(facts: Facts, feature: str | None) -> tuple[Instants, Instants]:
     """First and last use of one feature per account. (A,), NEVER where it was not used."""
-    chosen = facts.features.name == feature
+    chosen = facts.features.among("name", (feature,))
     first = np.full(len(facts), NEVER, dtype=np.int64)
     last = first.copy()
     first[facts.features.account[chosen]] = facts.features.first_at[chosen]
@@ -159,7 +159,7 @@ def _feature_instants(facts: Facts, feature: str | None) -> tuple[Ints, Instants
 def _everybody_with_seats(facts: Facts, observed: Observed) -> Bools:
     """Whose seats changed may cross a border though nobody is active."""
     busy = lively(facts, observed)
-    seats = facts.history.attribute == "seats"
+    seats = facts.history.among("attribute", ("seats",))
     busy[facts.history.account[seats]] = True
     return busy
 

@@ -20,7 +20,7 @@ def since(view: View, last: Instants) -> Floats:
     origin = np.where(last == NEVER, view.facts.start, last)
     if view.observed.through is None:
         return np.full(view.t.shape, np.nan)
-    begin = view.facts.places.dates(origin)[:, None]
+    begin = np.where(last == NEVER, view.dates(view.facts.start), view.dates(last))[:, None]
     known = (origin != NEVER)[:, None] & (origin[:, None] <= view.t)
     first = np.where(known, np.minimum(begin + 1, view.date), view.date)
     return view.known(_between(view, first, view.date, observed=view.observed), known)
@@ -34,6 +34,8 @@ def until(view: View, date: Ints, known: Bools) -> Floats:
 
 def _between(view: View, first: Ints, end: Ints, *, observed: Observed | None) -> Ints:
     """Business days among the dates [first, end), negative if end < first; all (A, T)."""
+    if observed is None or not observed.has_gaps:
+        return _without_gaps(view, first, end, observed=observed)
     counts = np.zeros(view.t.shape, dtype=np.int64)
     asked = view.t != NEVER
     for zone, country, rows in view.facts.places.groups():
@@ -49,6 +51,27 @@ def _between(view: View, first: Ints, end: Ints, *, observed: Observed | None) -
         begins, ends = (np.where(inside, dates[rows] - low, 0) for dates in (first, end))
         counts[rows] = sums[ends] - sums[begins]
     return counts
+
+
+def _without_gaps(view: View, first: Ints, end: Ints, *, observed: Observed | None) -> Ints:
+    """The same where nothing but what is to come is not observed: that is left off, and zones do not matter."""
+    asked = view.t != NEVER
+    if not asked.any():
+        return np.zeros(view.t.shape, dtype=np.int64)
+    if observed is not None:
+        through = view.once("through", lambda: _through(view, observed))[:, None] + 1
+        first, end = np.minimum(first, through), np.minimum(end, through)
+    nothing = end[asked][0]
+    first, end = np.where(asked, first, nothing), np.where(asked, end, nothing)
+    low, high = int(min(first.min(), end.min())), int(max(first.max(), end.max()))
+    countries, code = view.facts.places.countries
+    sums = np.stack([days.business_before(country, low, high) for country in countries])
+    return np.asarray(sums[code[:, None], end - low] - sums[code[:, None], first - low], dtype=np.int64)
+
+
+def _through(view: View, observed: Observed) -> Ints:
+    """The date by each account's zone up to which the position has come. (A,)"""
+    return view.facts.places.dates(np.full(len(view.facts), observed.through_us))
 
 
 def _observed(zone: str, low: int, high: int, observed: Observed) -> Bools:

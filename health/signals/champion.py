@@ -8,7 +8,8 @@ import numpy as np
 
 from health.arrays import Bools, Floats, Ints
 from health.instants import DAY
-from health.signals.adoption import in_window
+from health.marks import number, within
+from health.signals.adoption import in_window, last_active
 from health.signals.view import Definition, View, lively_within, window
 
 CHAMPION_DAYS = 90
@@ -25,24 +26,31 @@ def _found_last_active(view: View, *, today: bool) -> Ints:
     users = view.facts.users
     before = view.facts.days - users.active.shape[1]
     day = view.day[users.account] - before
+    if view.only_day is not None and CHAMPION_DAYS <= view.only_day - before + 1 <= users.active.shape[1]:
+        return _found_now(view, view.only_day - before, today=today)
     low, high = window(view.sums(users.active), day, CHAMPION_DAYS)
     count = np.nan_to_num(high if today else low, nan=0).astype(np.int64)
-    most = _greatest(view, users.account, count)
+    most = users.greatest(count, len(view.facts))
     last = np.take_along_axis(view.once("user days", lambda: _last_days(users.active)), np.clip(
         day - (0 if today else 1), 0, max(users.active.shape[1] - 1, 0)), axis=1) + before  # fmt: skip
-    return _greatest(view, users.account, np.where((count > 0) & (count == most[users.account]), last, -1))
+    chosen = np.where((count > 0) & (count == most[users.account]), last, -1)
+    return np.asarray(users.greatest(chosen, len(view.facts)))
+
+
+def _found_now(view: View, day: int, *, today: bool) -> Ints:
+    """The same at one instant alone, on the last of ``day`` + 1 days of the rows. (A, 1)"""
+    users, last_day = view.facts.users, day if today else day - 1
+    count = number(within(users.words, day - CHAMPION_DAYS + 1, last_day))
+    most = users.greatest(count, len(view.facts))
+    last = last_active(view, users, last_day) + (view.facts.days - users.active.shape[1])
+    found = users.greatest(np.where((count > 0) & (count == most[users.account]), last, -1), len(view.facts))
+    return np.asarray(found)[:, None]
 
 
 def _last_days(active: Bools) -> Ints:
     """By each day the place of the last one on which the row was active, -1 for none. (R, D')."""
     places = np.where(active, np.arange(active.shape[1], dtype=np.int16), np.int16(-1))
     return np.asarray(np.maximum.accumulate(places, axis=1), dtype=np.int64)
-
-
-def _greatest(view: View, account: Ints, values: Ints) -> Ints:
-    found = np.full(view.t.shape, -1, dtype=np.int64)
-    np.maximum.at(found, account, values)
-    return found
 
 
 def _silent(view: View, last: Ints) -> Floats:
@@ -56,18 +64,23 @@ def _silent(view: View, last: Ints) -> Floats:
 
 
 def _silent_days(view: View, _: str | None) -> Floats:
-    return view.settle(*(_reached(view, _silent(view, _last_active(view, today=today))) for today in (False, True)))
+    low, high = (_reached(view, _silent(view, _last_active(view, today=today))) for today in _days(view))
+    return view.settle(low, high)
 
 
 def _gone(view: View, _: str | None) -> Floats:
-    users = view.facts.users
-    others = in_window(view, users, users.active, GONE_DAYS)
+    others = in_window(view, view.facts.users, GONE_DAYS)
     both = []
-    for today, present in zip((False, True), others, strict=True):
+    for today, present in zip(_days(view), others, strict=True):
         last = _last_active(view, today=today)
         gone = (view.day - last >= GONE_DAYS) & (present > 0)
         both.append(_reached(view, np.where(last >= 0, gone, np.nan)))
     return view.settle(*both)
+
+
+def _days(view: View) -> tuple[bool, bool]:
+    """Without the day of t and with it; live what is without it does not matter."""
+    return view.only_live, True
 
 
 def _reached(view: View, values: Floats) -> Floats:

@@ -57,11 +57,13 @@ def _failed_payments_30d(view: View, _: str | None) -> Floats:
 def _days_overdue(view: View, _: str | None) -> Floats:
     payments = view.facts.payments
     state = state_at(view, payments, FAILING)
-    failed_on = view.facts.places.rows(payments.account).dates(state.since)
-    due_on = np.where(payments.due_at == NEVER, NEVER, payments.due_at // DAY)[:, None]
-    late = view.date[payments.account] - np.where(due_on == NEVER, failed_on, due_on)
     worst = np.zeros(view.t.shape, dtype=np.int64)
-    np.maximum.at(worst, payments.account, np.where(state.inside, late, 0))
+    failing = np.flatnonzero(state.inside.any(axis=1))  # of all payments a few
+    account, due_at = payments.account[failing], payments.due_at[failing]
+    failed_on = view.facts.places.rows(account).dates(state.since[failing])
+    late = view.date[account] - np.where(due_at == NEVER, NEVER, due_at // DAY)[:, None]
+    late = np.where((due_at == NEVER)[:, None], view.date[account] - failed_on, late)
+    np.maximum.at(worst, account, np.where(state.inside[failing], late, 0))
     known = (view.count(payments, state.unknown) == 0) & (view.t >= view.facts.first_day_us)
     return view.known(worst, known)
 
@@ -83,7 +85,7 @@ def _mrr_change(days: int) -> Definition:
 
     def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
         history = facts.history
-        mrr = history.attribute == "mrr"
+        mrr = history.among("attribute", ("mrr",))
         at = history.at[mrr]
         return np.tile(history.account[mrr], 2), np.concatenate([at, at + days * DAY])
 

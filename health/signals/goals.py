@@ -42,9 +42,13 @@ class _Course:
 
 
 def _course(view: View) -> _Course:
+    return view.once("goals", lambda: _made_course(view))
+
+
+def _made_course(view: View) -> _Course:
     goals = view.facts.goals
     reached, still_set = state_at(view, goals, ("reached",)), state_at(view, goals, ("set",))
-    value, unseen = _measured(view)
+    value, unseen = view.once("measures", lambda: _measured(view))
     target, at_most = goals.target[:, None], goals.at_most[:, None]
     with np.errstate(invalid="ignore"):
         met = np.where(at_most, value <= target, value >= target)
@@ -164,7 +168,7 @@ def _words(view: View, row: int, value: float) -> str:
 
 def _unseen(view: View) -> Bools:
     goals = view.facts.goals
-    _, unseen = _measured(view)
+    _, unseen = view.once("measures", lambda: _measured(view))
     hidden = state_at(view, goals, ("set",)).inside & unseen
     found: Bools = (view.count(goals, hidden) > 0) | (view.observed.through is None)
     return found

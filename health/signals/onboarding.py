@@ -24,6 +24,7 @@ from health.signals.view import (
 ONBOARDING_DAYS = 90
 RENEWAL_DAYS = 90
 STAGES_BY_STATUS = ("paused", "ended", "trial")
+_STAGES = np.array(["onboarding", "renewal", "adoption"], dtype=object)
 
 
 def _days_since_start(view: View, _: str | None) -> Floats:
@@ -36,7 +37,7 @@ def _start(facts: Facts, _: str | None) -> Sequence[Instants]:
 
 def _onboarding_day(view: View, _: str | None) -> Floats:
     start = view.facts.start
-    day = view.date - view.facts.places.dates(start)[:, None] + 1
+    day = view.date - view.dates(start)[:, None] + 1
     return view.known(day, (start[:, None] <= view.t) & (day >= 1) & (day <= ONBOARDING_DAYS))
 
 
@@ -53,11 +54,10 @@ def _stage(view: View, _: str | None) -> Texts:
     start = view.facts.start[:, None]
     renewal = view.facts.renewal_at[:, None]
     days_left = np.where(renewal == NEVER, RENEWAL_DAYS + 1, renewal // DAY - view.date)
-    young = view.date - view.facts.places.dates(view.facts.start)[:, None] < ONBOARDING_DAYS
-    stage = np.where(young, "onboarding", np.where(days_left <= RENEWAL_DAYS, "renewal", "adoption")).astype(object)
-    status = view.text("status")
-    named = np.isin(status.astype(str), STAGES_BY_STATUS)
-    stage[named] = status[named]
+    young = view.date - view.dates(view.facts.start)[:, None] < ONBOARDING_DAYS
+    stage = _STAGES[np.where(young, 0, np.where(days_left <= RENEWAL_DAYS, 1, 2))]
+    for status in STAGES_BY_STATUS:
+        stage[view.facts.texts["status"] == status] = status
     known = view.exists & (start <= view.t) & view.stands("status") & view.stands("renewal_on")
     stage[~known] = None
     return stage

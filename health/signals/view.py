@@ -91,6 +91,28 @@ class View:
         """``running`` of a day array of the facts."""
         return self.once(("sums", id(days)), lambda: running(days))
 
+    def window(self, days: npt.NDArray[Any], length: int, *, shift: int = 0) -> tuple[Floats, Floats]:
+        """``window`` of a day array of the facts (A, D)."""
+        sums, day = self.sums(days), self.only_day
+        if day is None:
+            return window(sums, self.day, length, shift=shift)
+        end = day + 1 - shift
+        if end < length:
+            unknown = np.full(self.t.shape, np.nan)
+            return unknown, unknown
+        size = sums.shape[1] - 1
+        before = sums[:, min(end - length, size)]
+        high = (sums[:, min(end, size)] - before)[:, None].astype(np.float64)
+        return high if shift else (sums[:, min(end - 1, size)] - before)[:, None].astype(np.float64), high
+
+    def dates(self, at: Instants) -> Ints:
+        """The dates of instants of the facts (A,) by each account's time zone. (A,)"""
+        return self.once(("dates", id(at)), lambda: self.facts.places.dates(at))
+
+    @cached_property
+    def only_live(self) -> bool:
+        return bool(self.live.all())
+
     @cached_property
     def rollup(self) -> RollUp:
         """What is below each account now; (A,) each."""
@@ -122,6 +144,8 @@ class View:
         Day counts do not say when within a day: at its border nothing of the day has happened, now everything known
         has, and in between it is known only if it makes no difference.
         """
+        if self.only_live:
+            return self.known(high, np.isfinite(high))
         past = np.where(self.at_border | (low == high), low, np.nan)
         return self.known(np.where(self.live, high, past), np.isfinite(high))
 
@@ -244,12 +268,7 @@ def _state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
 
 def in_status(records: Records, wanted: Collection[str]) -> Bools:
     """Which records stand in one of the ``wanted`` statuses now. (R,)."""
-    return among(records.status, wanted)
-
-
-def among(texts: Texts, wanted: Collection[str]) -> Bools:
-    """Which of the texts (R,) are among the wanted ones."""
-    return np.fromiter(map(frozenset(wanted).__contains__, texts.tolist()), np.bool_, len(texts))
+    return records.among("status", wanted)
 
 
 def count_in_state(view: View, records: Records, wanted: Sequence[str]) -> Floats:
@@ -279,15 +298,14 @@ def latest(view: View, rows: Rows, at: Instants, chosen: Bools, by: Instants) ->
     """Place of the last of the ``chosen`` (R,) rows, in time order per account, that had happened ``by`` (A, T); -1
     for none. (A, T)."""
     by_then = chosen[:, None] & (at[:, None] <= by[rows.account])
-    places = np.full(view.t.shape, -1, dtype=np.int64)
-    np.maximum.at(places, rows.account, np.where(by_then, np.arange(len(at))[:, None], -1))
-    return places
+    found: Ints = rows.greatest(np.where(by_then, np.arange(len(at))[:, None], -1), len(view.facts))
+    return found
 
 
 def past_number(view: View, attribute: str, by: Instants) -> Floats:
     """What a numeric attribute was at the instants ``by`` (A, T), as its history tells; NaN before it."""
     history = view.facts.history
-    place = latest(view, history, history.at, history.attribute == attribute, by)
+    place = latest(view, history, history.at, history.among("attribute", (attribute,)), by)
     return np.append(history.value, np.nan)[place]
 
 
@@ -301,7 +319,7 @@ def some_due(facts: Facts, records: Records, status: str) -> Bools:
     """For ``borders``: who has a record in this status whose due date is to come, or has just passed. (A,)."""
     ahead = (records.due_at != NEVER) & (records.due_at >= facts.today_us - 2 * DAY)
     found = np.zeros(len(facts), dtype=np.bool_)
-    found[records.account[ahead & (records.status == status)]] = True
+    found[records.account[ahead & in_status(records, (status,))]] = True
     return found
 
 

@@ -179,8 +179,8 @@ def test_a_payment_fails_until_it_is_paid_and_leaves_the_window_by_the_second() 
 
 
 def test_statuses_of_the_same_instant_are_settled_by_the_one_that_stands() -> None:
-    known = facts(NOW, [Account(start=ago(9), tickets=[Record(taken={"open": ago(1), "solved": ago(1)})])])
     for status, count in (("open", 1), ("solved", 0)):
+        known = facts(NOW, [Account(start=ago(9), tickets=[Record(taken={"open": ago(1), "solved": ago(1)})])])
         known.tickets.status[0] = status
         assert of(known, "open_tickets") == count
 
