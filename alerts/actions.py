@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from alerts import episodes
 from alerts.episodes import Episode, NotAllowed
 from alerts.outbox import cancel_waiting
-from alerts.store import count_open, insert_transition, save_episode, to_episode
+from alerts.store import count_open, insert_transitions, save_episodes, to_episode
 from alerts.tables import episodes as table
 from health.tables import health
 
@@ -64,11 +64,11 @@ async def act(
     change = _decide(episode, action, actor, reason, until, outcome, now)
     if action == "reopen" and await _other_open(conn, episode):
         raise NotAllowed("a newer alert of this rule is open for this account")
-    await save_episode(conn, change.episode, now)
+    await save_episodes(conn, [change.episode], now)
     if not change.episode.open:
         await cancel_waiting(conn, [episode_id], now)
     if change.transition is not None:
-        await insert_transition(conn, episode_id, change.transition)
+        await insert_transitions(conn, [(episode_id, change.transition)])
     values: dict[str, Any] = {"open_alerts": count_open(account_id)}
     if change.episode.next_at is not None:
         values["due_at"] = func.least(func.coalesce(health.c.due_at, change.episode.next_at), change.episode.next_at)

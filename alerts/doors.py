@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.gaps import Observed
+from health.ids import among
 from health.source_bits import ANY
 from health.tables import accounts, health, touched
 
@@ -40,6 +40,12 @@ WITH slice AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM slice) AS scanned, (SELECT max(account_id) FROM slice) AS last,
     ARRAY(SELECT account_id FROM changed ORDER BY account_id) AS changed
+""")
+
+
+_MAKE = text("""
+INSERT INTO health (account_id, created_at)
+SELECT unnest(CAST(:ids AS text[])), CAST(:now AS timestamptz) ON CONFLICT DO NOTHING
 """)
 
 
@@ -155,8 +161,7 @@ async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: 
     wanted = sorted(account_ids)
     locked = await _lock(conn, wanted)
     if missing := [account_id for account_id in wanted if account_id not in locked]:
-        rows = [{"account_id": account_id, "created_at": now} for account_id in missing]
-        await conn.execute(insert(health).values(rows).on_conflict_do_nothing())
+        await conn.execute(_MAKE, {"ids": missing, "now": now})
         locked |= await _lock(conn, missing)
     return locked
 
@@ -164,7 +169,7 @@ async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: 
 async def _lock(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Last]:
     rows = await conn.execute(
         select(health.c.account_id, health.c.evaluated_at, health.c.round)
-        .where(health.c.account_id.in_(account_ids))
+        .where(health.c.account_id == among(account_ids))
         .order_by(health.c.account_id)
         .with_for_update()
     )
@@ -179,7 +184,7 @@ async def postpone(
     if account_ids:
         await conn.execute(
             update(health)
-            .where(health.c.account_id.in_(account_ids))
+            .where(health.c.account_id == among(account_ids))
             .values(
                 due_at=func.least(health.c.due_at, until),
                 waiting_since=func.least(health.c.waiting_since, arrived_at),
@@ -194,7 +199,7 @@ async def by_sources(
     One group as long as no gap is of a single source."""
     if not observed.bits:
         return [(observed, list(account_ids))]
-    query = select(accounts.c.account_id, accounts.c.sources).where(accounts.c.account_id.in_(account_ids))
+    query = select(accounts.c.account_id, accounts.c.sources).where(accounts.c.account_id == among(account_ids))
     sources = {row.account_id: row.sources for row in await conn.execute(query)}
     groups: dict[int, list[str]] = {}
     for account_id in account_ids:

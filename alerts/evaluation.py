@@ -18,17 +18,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts import holding, lineage, store
+from alerts.changes import Changes
 from alerts.context import Context
-from alerts.episodes import Change, Episode, Observation, Policy, advance
+from alerts.episodes import Episode, Observation, Policy, advance
 from alerts.health_row import write_health
 from alerts.lineage import NO_FACTS
 from alerts.observing import AccountRow, Batch, Dated, deniable, judge, needs_date, observe_all
-from alerts.outbox import cancel_waiting, enqueue
-from alerts.rules import Rule
-from alerts.telling import snapshot, tell
 from health import facts as reading
 from health import overrides, score_course, signals
 from health.catalogue import SignalRef
+from health.ids import among
 from health.instants import from_us
 from health.scorecards import Scores
 from health.signals import SignalTable
@@ -67,7 +66,7 @@ async def evaluate(
     due: list[datetime | None] = [now + TORN_RETRY if place in torn else None for place in range(len(account_ids))]
     open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
     kept = holding.unknown_now([row.holding for row in batch.rows], context.rulebook.rules, verdicts)
-    deliveries = []
+    changes = Changes(batch=batch)
     for rule, observations in observe_all(batch, verdicts, episodes, dated):
         policy = Policy(
             for_=rule.for_, renotify=rule.renotify, cooldown=rule.cooldown, notify_resolved=rule.notify_resolved
@@ -82,15 +81,15 @@ async def evaluate(
             if waits is not None:
                 kept[place][rule.id] = waits
             if seen.holds and before is not None and _still_arriving(before, batch.rows[place]):
-                await store.save_snapshot(conn, before.episode_id, snapshot(batch, rule, place), now)
+                changes.explain_again(rule, place, before)
             if change is None:
                 continue
             open_now[account_id] += after.open - (before is not None and before.open)  # type: ignore[union-attr]
             if change.transition is not None:
                 outcome.transitions[(rule.id, change.transition.kind)] += 1
-            deliveries += await _carry_out(conn, batch, rule, place, before, change)
-    await _retire(conn, batch, episodes, outcome, open_now)
-    await enqueue(conn, deliveries)
+            changes.of(rule, place, before, change)
+    _retire(changes, episodes, outcome, open_now)
+    await changes.write(conn)
     await write_health(conn, batch, _due(batch, due), open_now, kept)
     return outcome
 
@@ -159,7 +158,7 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
             accounts.c.imported_until,
         )
         .outerjoin_from(health, accounts, accounts.c.account_id == health.c.account_id)
-        .where(health.c.account_id.in_(account_ids))
+        .where(health.c.account_id == among(account_ids))
     )
     found = {row.account_id: row for row in await conn.execute(query)}
     return [
@@ -187,7 +186,8 @@ async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> li
 
 
 async def _changed_meanwhile(conn: AsyncConnection, batch: Batch) -> list[int]:
-    query = select(accounts.c.account_id, accounts.c.version).where(accounts.c.account_id.in_(batch.facts.account_ids))
+    chosen = accounts.c.account_id == among(batch.facts.account_ids)
+    query = select(accounts.c.account_id, accounts.c.version).where(chosen)
     versions = {row.account_id: row.version for row in await conn.execute(query)}
     known = zip(batch.facts.account_ids, batch.rows, strict=True)
     return [place for place, (account_id, row) in enumerate(known) if versions.get(account_id, NO_FACTS) != row.version]
@@ -241,30 +241,14 @@ def _still_arriving(episode: Episode, row: AccountRow) -> bool:
     return episode.open and episode.pre_existing and row.news and arrived is not None and arrived >= episode.opened_at
 
 
-async def _carry_out(
-    conn: AsyncConnection, batch: Batch, rule: Rule, place: int, before: Episode | None, change: Change
-) -> list[Any]:
-    """Writes a change; returns the deliveries that it asks for."""
-    if before is not None and before.episode_id == change.episode.episode_id:
-        await store.save_episode(conn, change.episode, batch.now)
-        if before.open and not change.episode.open and not change.notify:
-            await cancel_waiting(conn, [before.episode_id], batch.now)
-    else:
-        await store.insert_episode(conn, change.episode, snapshot(batch, rule, place), batch.now)
-    if change.transition is None:
-        return []
-    transition_id = await store.insert_transition(conn, change.episode.episode_id, change.transition)
-    return tell(batch, rule, place, change, transition_id) if change.notify else []
-
-
-async def _retire(
-    conn: AsyncConnection,
-    batch: Batch,
+def _retire(
+    changes: Changes,
     episodes: Mapping[tuple[str, str], Episode],
     outcome: Outcome,
     open_now: Counter[str],
 ) -> None:
     """Episodes of rules that are no longer there resolve by themselves, quietly."""
+    batch = changes.batch
     running = {rule.id for rule in batch.context.rulebook.rules}
     seen = Observation(holds=False, reason="the rule was switched off or removed", data={"code": "rule_gone"})
     for (rule_id, account_id), episode in episodes.items():
@@ -272,9 +256,7 @@ async def _retire(
             continue
         change = advance(rule_id, account_id, episode, seen, Policy(), batch.now)
         assert change is not None and change.transition is not None
-        await store.save_episode(conn, change.episode, batch.now)
-        await cancel_waiting(conn, [episode.episode_id], batch.now)
-        await store.insert_transition(conn, episode.episode_id, change.transition)
+        changes.ended(change)
         outcome.transitions[(rule_id, change.transition.kind)] += 1
         open_now[account_id] -= 1
 

@@ -96,12 +96,13 @@ async def tell_operations(
     if change is None:
         return
     if before is not None and before.episode_id == change.episode.episode_id:
-        await store.save_episode(conn, change.episode, now)
+        await store.save_episodes(conn, [change.episode], now)
     else:
-        await store.insert_episode(conn, change.episode, _snapshot(words), now)
+        await store.insert_episodes(conn, [(change.episode, _snapshot(words))], now)
     if change.transition is None:
         return
-    transition_id = await store.insert_transition(conn, change.episode.episode_id, change.transition)
+    ids = await store.insert_transitions(conn, [(change.episode.episode_id, change.transition)])
+    transition_id = ids[change.episode.episode_id]
     metrics.ALERTS.labels(rule=RULE, transition=change.transition.kind).inc()
     log.warning("data is incomplete" if change.episode.open else "data is complete again", reason=words["en"])
     if change.notify:

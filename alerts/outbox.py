@@ -22,12 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from alerts.channels.base import SendResult
 from alerts.render.view import CLOSING, AlertView, from_json, to_json
 from alerts.retry import Decision
+from alerts.store import parts, recordset
 from alerts.tables import channel_holds, deliveries, delivery_attempts
 
 LEASE = timedelta(seconds=60)
 """Longer than any channel's time-out; after it another sender takes the message."""
-INSERT_CHUNK = 1000
-"""Rows per INSERT: Postgres takes 32,767 parameters a statement."""
 MAX_DETAIL = 500
 NAMESPACE = UUID("0f5e3f0a-6a0c-5b5e-9a3d-6b697a617368")
 CLAIM_LOCK = 0x6B697A617368
@@ -92,6 +91,27 @@ class Cancellation:
     after: tuple[UUID, ...] = ()
 
 
+_DELIVERY = {
+    "delivery_id": "uuid",
+    "transition_id": "bigint",
+    "episode_id": "uuid",
+    "account_id": "text",
+    "channel": "text",
+    "target": "text",
+    "recipient": "text",
+    "language": "text",
+    "message": "jsonb",
+    "next_attempt_at": "timestamptz",
+    "created_at": "timestamptz",
+    "oldest_event_at": "timestamptz",
+}
+_ENQUEUE = text(f"""
+INSERT INTO deliveries ({", ".join(_DELIVERY)}) SELECT {", ".join(_DELIVERY)}
+FROM {recordset({"place": "int", **_DELIVERY})} ORDER BY place
+ON CONFLICT DO NOTHING RETURNING delivery_id
+""")  # noqa: S608 - made of the names above
+
+
 async def enqueue(conn: AsyncConnection, rows: Sequence[NewDelivery]) -> int:
     """Puts messages into the outbox within the caller's transaction; returns how many were new.
 
@@ -99,10 +119,8 @@ async def enqueue(conn: AsyncConnection, rows: Sequence[NewDelivery]) -> int:
     both are cancelled, since nobody was told.
     """
     added = 0
-    for start in range(0, len(rows), INSERT_CHUNK):
-        values = [_row(new) for new in rows[start : start + INSERT_CHUNK]]
-        statement = insert(deliveries).values(values).on_conflict_do_nothing().returning(deliveries.c.delivery_id)
-        added += len((await conn.execute(statement)).all())
+    for part in parts([{"place": place, **_row(new)} for place, new in enumerate(rows)]):
+        added += len((await conn.execute(_ENQUEUE, {"rows": part})).all())
     closing = {new.view.episode_id: new.created_at for new in rows if new.view.kind in CLOSING}
     if closing:
         await _cancel_unsaid(conn, list(closing), max(closing.values()))
@@ -271,18 +289,22 @@ def unsaid(rows: Iterable[Said]) -> list[Cancellation]:
 
 async def cancel_waiting(conn: AsyncConnection, episode_ids: Sequence[UUID], now: datetime) -> None:
     """When episodes end without a word: what still waits to be said of them, and surely was not heard, is not said."""
-    for said in await _read_said(conn, episode_ids):
-        if said.status == "pending" and not said.perhaps_heard and said.kind not in CLOSING:
-            reason = "the episode was over before this was sent"
-            await _cancel(conn, Cancellation(delivery_id=said.delivery_id, reason=reason), now)
+    if not episode_ids:
+        return
+    reason = "the episode was over before this was sent"
+    waiting = [
+        Cancellation(delivery_id=said.delivery_id, reason=reason)
+        for said in await _read_said(conn, episode_ids)
+        if said.status == "pending" and not said.perhaps_heard and said.kind not in CLOSING
+    ]
+    await _cancel(conn, waiting, now)
 
 
 async def _cancel_unsaid(conn: AsyncConnection, episode_ids: Sequence[UUID], now: datetime) -> None:
-    cancelled: set[UUID] = set()
-    for cancellation in unsaid(await _read_said(conn, episode_ids)):
-        # A sender may have leased the opening since we looked: then its closing must follow it.
-        if cancelled.issuperset(cancellation.after) and await _cancel(conn, cancellation, now):
-            cancelled.add(cancellation.delivery_id)
+    found = unsaid(await _read_said(conn, episode_ids))
+    cancelled = await _cancel(conn, [each for each in found if not each.after], now)
+    # A sender may have leased the opening since we looked: then its closing must follow it.
+    await _cancel(conn, [each for each in found if each.after and cancelled.issuperset(each.after)], now)
 
 
 async def _read_said(conn: AsyncConnection, episode_ids: Sequence[UUID]) -> list[Said]:
@@ -305,25 +327,30 @@ async def _read_said(conn: AsyncConnection, episode_ids: Sequence[UUID]) -> list
     return [Said(**row) for row in rows.mappings()]
 
 
-async def _cancel(conn: AsyncConnection, cancellation: Cancellation, now: datetime) -> bool:
-    d = deliveries.c
-    changed = await conn.execute(
-        update(deliveries)
-        .where(d.delivery_id == cancellation.delivery_id, d.status == "pending")
-        .values(status="cancelled", attempt=d.attempt + 1)
-        .returning(d.attempt)
-    )
-    attempt = changed.scalar_one_or_none()
-    if attempt is None:
-        return False
-    await conn.execute(
-        insert(delivery_attempts).values(
-            delivery_id=cancellation.delivery_id,
-            attempt=attempt,
-            started_at=now,
-            finished_at=now,
-            outcome="abandoned",
-            detail=cancellation.reason,
-        )
-    )
-    return True
+_CANCEL = text("""
+WITH r AS MATERIALIZED (
+    SELECT d.delivery_id, w.reason
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[])) AS w(delivery_id, reason)
+    JOIN deliveries d ON d.delivery_id = w.delivery_id AND d.status = 'pending'
+    ORDER BY d.channel, d.target, d.transition_id FOR UPDATE OF d
+), cancelled AS (
+    UPDATE deliveries d SET status = 'cancelled', attempt = d.attempt + 1
+    FROM r WHERE d.delivery_id = r.delivery_id AND d.status = 'pending'
+    RETURNING d.delivery_id, d.attempt, r.reason
+)
+INSERT INTO delivery_attempts (delivery_id, attempt, started_at, finished_at, outcome, detail)
+SELECT delivery_id, attempt, CAST(:now AS timestamptz), CAST(:now AS timestamptz), 'abandoned', reason FROM cancelled
+RETURNING delivery_id
+""").columns(delivery_attempts.c.delivery_id)
+
+
+async def _cancel(conn: AsyncConnection, cancellations: Sequence[Cancellation], now: datetime) -> set[UUID]:
+    """Returns which could be cancelled: those that were still waiting."""
+    if not cancellations:
+        return set()
+    values = {
+        "ids": [each.delivery_id for each in cancellations],
+        "reasons": [each.reason for each in cancellations],
+        "now": now,
+    }
+    return set(await conn.scalars(_CANCEL, values))

@@ -71,6 +71,7 @@ STATUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "goal": ("set", "reached", "dropped"),
 }
 _HISTORY_ATTRIBUTES: Final = ("mrr", "seats", "plan", "status", "segment", "owner", "currency", "renewal_on")
+_NUMBERED: Final = np.array(sorted(HISTORY_NUMBERS))
 _PG_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01: binary timestamps count from there
 _PG_EPOCH: Final = date(2000, 1, 1)
 _MONTH_DAYS: Final = 31
@@ -207,17 +208,14 @@ JOIN records r ON r.account_id = wanted.account_id AND r.kind = 'session'
   AND r.first_at >= CAST(:since AS timestamptz)
 """)
 
+# No more than one of the same instant counts (``_numbers``): as a window function that costs most of the query, and the
+# planner, which takes what it keeps for few rows, joins it row by row.
 _NUMBERS = text(f"""
 SELECT {_PLACE}, array_agg(h.attribute) AS attribute, array_agg(h.value #>> '{{}}') AS value,
-  string_agg(timestamptz_send(h.valid_from), '') AS at
+  string_agg(timestamptz_send(h.valid_from), '') AS at, array_agg(h.event_key) AS event_key
 FROM {_WANTED}
-JOIN (
-  SELECT account_id, attribute, valid_from, value, row_number() OVER (
-    PARTITION BY account_id, attribute, valid_from ORDER BY event_key COLLATE "C" DESC) AS newest
-  FROM account_history
-  WHERE account_id = ANY(CAST(:ids AS text[])) AND attribute = ANY(CAST(:attributes AS text[]))
-    AND valid_from <= CAST(:now AS timestamptz)
-) h ON h.account_id = wanted.account_id AND h.newest = 1
+JOIN account_history h ON h.account_id = wanted.account_id AND h.attribute = ANY(CAST(:attributes AS text[]))
+  AND h.valid_from <= CAST(:now AS timestamptz)
 """)
 
 _HISTORY = text(f"""
@@ -640,10 +638,19 @@ def _sessions(row: Row) -> Sessions:
 
 
 def _numbers(row: Row) -> History:
+    """Of several values of the same instant the one with the greatest event key, by bytes."""
     place, at = _int32(row["place"]), _time(row["at"])
-    order = np.lexsort((at, place))
+    attribute = _object(row["attribute"])
+    number = np.searchsorted(_NUMBERED, attribute.astype(np.str_)) if len(place) else place
+    order = np.lexsort((at, number, place))
+    sorted_by = np.stack((place, number, at))[:, order]
+    if len(place) and (sorted_by[:, 1:] == sorted_by[:, :-1]).all(axis=0).any():
+        keys = [key.encode() for key in row["event_key"] or ()]
+        newest = {(place[n], number[n], at[n]): n for n in sorted(range(len(keys)), key=keys.__getitem__)}
+        order = np.array(sorted(newest.values()), dtype=np.int64)
+    order = order[np.lexsort((at[order], place[order]))]
     value = np.array([_number(value) for value in row["value"] or ()], dtype=np.float64)
-    return History(account=place[order], attribute=_object(row["attribute"])[order], at=at[order], value=value[order])
+    return History(account=place[order], attribute=attribute[order], at=at[order], value=value[order])
 
 
 def _known_from(row: Row, size: int) -> dict[str, Instants]:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health.columns import Children
 from health.hierarchy import DEPTH, PARENT, Link, link
+from health.ids import among
 from health.tables import health, touched
 
 # By the index for each account: left to itself the planner reads the whole table when many accounts have a parent.
@@ -65,7 +66,7 @@ async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[st
 async def without_facts(conn: AsyncConnection, account_ids: Collection[str], before_round: int) -> set[str]:
     """Which of these are only known as parents, and were last evaluated before a round of re-evaluation."""
     query = select(health.c.account_id).where(
-        health.c.account_id.in_(account_ids), health.c.facts_version == -1, health.c.round < before_round
+        health.c.account_id == among(account_ids), health.c.facts_version == -1, health.c.round < before_round
     )
     return set(await conn.scalars(query))
 

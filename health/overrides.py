@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health.ids import among
 from health.score_lines import Override
 from health.tables import health, score_overrides, touched
 
@@ -54,7 +55,7 @@ async def read_past(conn: AsyncConnection, account_ids: Sequence[str], at: datet
 async def _standing(
     conn: AsyncConnection, account_ids: Sequence[str], *where: ColumnElement[bool]
 ) -> list[Standing | None]:
-    query = select(score_overrides).where(score_overrides.c.account_id.in_(account_ids), *where)
+    query = select(score_overrides).where(score_overrides.c.account_id == among(account_ids), *where)
     found = {
         row.account_id: Standing(
             override_id=row.override_id,
