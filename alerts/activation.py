@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.rules import Rule
 from alerts.tables import rule_activations, rulebooks
+from health.tables import TZ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,12 @@ async def activate(
     """
     last = await newest_version(conn)
     if last != version:
-        book = insert(rulebooks).values(version=version, content=dict(content), loaded_at=now)
-        await conn.execute(book.on_conflict_do_update(index_elements=["version"], set_={"loaded_at": now}))
+        # Later than any other, also when that one was loaded by a clock that was ahead: the newest alone may evaluate.
+        newest = select(func.max(rulebooks.c.loaded_at) + timedelta(microseconds=1)).scalar_subquery()
+        loaded_at = func.greatest(literal(now, TZ), newest)
+        book = insert(rulebooks).values(version=version, content=dict(content), loaded_at=loaded_at)
+        later = book.on_conflict_do_update(index_elements=["version"], set_={"loaded_at": book.excluded.loaded_at})
+        await conn.execute(later)
     known = {row.rule_id: row for row in await conn.execute(select(rule_activations).with_for_update())}
     for rule in sorted(rules, key=lambda rule: rule.id):
         row = known.get(rule.id)

@@ -128,12 +128,16 @@ class ContextSource:
             self._people = await read_people(conn)
             await self._read_fleet(conn, now)
             version = f"{self._book.version}:{self._cards.name}"
-            if version != self._version:
-                await self._activate(conn, version, now)
+            why: reevaluation.Why | None = None
+            if version != self._version and await self._activate(conn, version, now):
+                why = "rules"
             newest = await newest_version(conn)
             if is_time(self._guarded_at, self._guard_every, now):
-                await self._guard(conn, now)
+                changed = await self._guard(conn, now)
+                why = why or ("observed" if changed else None)
                 self._guarded_at = now
+            if why is not None:  # last, since whoever begins a round keeps others from it until he commits
+                await reevaluation.begin(conn, why, now)
         if newest != version and not self.superseded:
             log.warning(
                 "another evaluator runs a newer rulebook; waiting for our files to follow", version=version[:12]
@@ -189,7 +193,8 @@ class ContextSource:
             public_url=self._public_url,
         )
 
-    async def _guard(self, conn: AsyncConnection, now: datetime) -> None:
+    async def _guard(self, conn: AsyncConnection, now: datetime) -> bool:
+        """Whether something else is observed now."""
         through = await self._progress(conn)
         report = await observing.guard(conn, now, through, self._agreed)
         for source, reason in report.opened:
@@ -197,8 +202,7 @@ class ContextSource:
         for source, reason in report.closed:
             log.info("a gap has ended", source=source, reason=reason)
         await tell_operations(conn, self._operations(), await observing.read(conn, through, now), report.lost, now)
-        if report.changed:
-            await reevaluation.begin(conn, "observed", now)
+        return report.changed
 
     def _reload(self) -> None:
         problems: list[str] = []
@@ -225,7 +229,8 @@ class ContextSource:
             log.error("rules or scorecards are refused; the running ones stay", problem="\n".join(problems))
         self._problems = problems
 
-    async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> None:
+    async def _activate(self, conn: AsyncConnection, version: str, now: datetime) -> bool:
+        """Whether other rules or cards run now."""
         book = self._book
         cards = {card.name: card.card.model_dump(mode="json") for card in self._cards.cards}
         content = {**book.content, "scorecard": self._cards.name, "scorecards": cards}
@@ -233,8 +238,7 @@ class ContextSource:
         self._activated, changed = await activate(conn, version, content, book.rules, now)
         if changed and self._on_rules is not None:
             await self._on_rules(conn, before, version, now)
-        if changed:
-            await reevaluation.begin(conn, "rules", now)
+        return changed
 
 
 def _marks(folder: Path) -> tuple[tuple[str, int, int], ...]:

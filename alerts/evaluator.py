@@ -52,6 +52,7 @@ class Evaluator:
     sweep_every: timedelta = timedelta(seconds=60)
     reevaluate_per_second: float = 1000.0
     _everybody: Reevaluation = field(init=False)
+    _to_sweep: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._everybody = Reevaluation(rate=self.reevaluate_per_second)
@@ -73,6 +74,8 @@ class Evaluator:
                     log.info("the day was closed: the fleet was learnt")
             except AWAY as error:
                 log.warning("the fleet is learnt later", problem=type(error).__name__)
+            except Exception:
+                log.exception("the day cannot be closed; the fleet stays as it was")
             await asyncio.sleep(CLOSING_SECONDS)
 
     async def _evaluate_until(self, stop: asyncio.Event) -> None:
@@ -81,9 +84,10 @@ class Evaluator:
             try:
                 worked = await self.step()
                 now = self.clock()
-                if is_time(swept_at, self.sweep_every, now):
-                    worked += await self.sweep()
+                if not self._to_sweep and is_time(swept_at, self.sweep_every, now):
+                    await self.begin_sweep()
                     swept_at = now
+                worked += await self.sweep()
                 pause = 0.0 if worked else IDLE_SECONDS
             except AWAY as error:
                 log.warning("evaluation waits for the database", problem=type(error).__name__)
@@ -115,32 +119,30 @@ class Evaluator:
             raise problem
         return total + await self._reevaluate(paced=paced, crowded=crowded)
 
-    async def sweep(self) -> int:
-        """A slice of the safety net under both doors."""
+    async def begin_sweep(self) -> None:
+        """A slice of the safety net under both doors is to be looked at, if it is our turn."""
         if self.context.superseded:
-            return 0
-        now = self.clock()
+            return
         async with self.engine.begin() as conn:
-            keys = await sweeping.take_turn(conn, self.sweep_every, now)
-        before, total = now - self.sweep_every / 2, 0
-        while keys > 0 and not self.context.superseded:
-            keys, missed = await self._sweep_part(before, keys)
-            total += missed
-            metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
-        return total
+            self._to_sweep = await sweeping.take_turn(conn, self.sweep_every, self.clock())
 
-    async def _sweep_part(self, before: datetime, keys: int) -> tuple[int, int]:
-        """(keys left, accounts found)."""
+    async def sweep(self) -> int:
+        """A part of that slice: as much as has one batch of missed accounts. The other doors come in between."""
+        if self._to_sweep <= 0 or self.context.superseded:
+            return 0
         left = 0
 
         async def door(conn: AsyncConnection) -> Work:
             nonlocal left
-            part = await sweeping.take_missed(conn, before, keys, self.batch, self.clock())
+            now = self.clock()
+            part = await sweeping.take_missed(conn, now - self.sweep_every / 2, self._to_sweep, self.batch, now)
             left = part.left
             return part.work
 
         found = await self._through("sweep", door)
-        return left, found
+        self._to_sweep = max(0, left)
+        metrics.SWEEP_LAST_SUCCESS.set(self.clock().timestamp())
+        return found
 
     async def drain(self) -> int:
         """Until no door has work at this instant; for tests, the demo's start and imports. Returns evaluations."""
@@ -187,8 +189,8 @@ class Evaluator:
         """``before_round``: only accounts last evaluated under an older one."""
         if not work.account_ids:
             return []
-        now = self.clock()
-        last = await doors.lock_accounts(conn, work.account_ids, now)
+        last = await doors.lock_accounts(conn, work.account_ids, self.clock())
+        now = self.clock()  # after the lock, which another evaluation may have held: no look lies before the last one
         account_ids = work.account_ids
         if before_round is not None:
             account_ids = [each for each in account_ids if each in last and last[each].round < before_round]

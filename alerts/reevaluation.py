@@ -41,6 +41,8 @@ CIRCLE_SCANNED = 20_000
 """Accounts looked at for a page: those that are done cost little, and a statement must end."""
 SAY_EVERY = timedelta(seconds=10)
 KEPT_ROUNDS = 100
+BEGIN_LOCK = 7_450_991_018
+"""An advisory lock that whoever begins a round holds until his transaction ends."""
 
 _ALERTS = text("""
 SELECT e.account_id, e.opened_at, e.episode_id, h.round IS NOT NULL AND h.round < :round AS stale FROM (
@@ -114,7 +116,12 @@ class Page:
 
 
 async def begin(conn: AsyncConnection, why: Why, now: datetime) -> int:
-    """A new round, which takes the place of one that goes on. Returns its number."""
+    """A new round, which takes the place of one that goes on. Returns its number.
+
+    One at a time: were a greater number committed first, who evaluated under it would count as up to date with a change
+    that he could not see. So it is the last thing a transaction does.
+    """
+    await conn.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))
     running = reevaluations.c.state == "running"
     await conn.execute(update(reevaluations).where(running).values(state="replaced", ended_at=now))
     number: int | None = await conn.scalar(
