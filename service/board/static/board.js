@@ -7,6 +7,7 @@
   root.classList.add("js");
   const language = root.lang || "en";
   const plots = new Map();
+  const DAY_SECONDS = 86400;
 
   // Charts
 
@@ -87,7 +88,11 @@
       height: 190,
       tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       cursor: { y: false, drag: { x: false, y: false } },
-      scales: { y: { range: score ? [0, 100] : (_, low, high) => [0, Math.max(high, 4) * 1.05] } },
+      scales: {
+        // Half a day of room, so that the last one can be pointed at; one day alone is shown as the last of a week.
+        x: { range: (_, low, high) => [low - (low === high ? 6.5 : 0.5) * DAY_SECONDS, high + DAY_SECONDS / 2] },
+        y: { range: score ? [0, 100] : (_, low, high) => [0, Math.max(high, 4) * 1.05] },
+      },
       axes: [
         { ...axis, grid: { show: false }, space: 70, values: (_, splits) => splits.map((s) => dayFormat.format(new Date(s * 1000))) },
         { ...axis, size: 44, values: (_, splits) => splits.map((s) => numberFormat.format(s)) },
@@ -102,7 +107,7 @@
 
   /* A day of the chart leads where its row of the table does. */
   function openDay(table, place) {
-    const link = table?.tBodies[0].rows[place ?? -1]?.querySelector("a");
+    const link = table?.tBodies[0].rows[place]?.querySelector("a");
     if (link) window.location.assign(link.href);
   }
 
@@ -120,7 +125,8 @@
     holder.setAttribute("aria-label", table.caption.textContent.trim());
     const chart = new window.uPlot(optionsOf(holder, names), data, holder);
     plots.set(holder, chart);
-    chart.over.addEventListener("click", () => openDay(document.getElementById(holder.dataset.table), chart.cursor.idx));
+    // By where the click was: a tap on a phone comes before the cursor has moved there.
+    chart.over.addEventListener("click", (event) => openDay(document.getElementById(holder.dataset.table), chart.posToIdx(event.offsetX)));
     new ResizeObserver(() => {
       if (holder.isConnected) chart.setSize({ width: holder.clientWidth - 24, height: 190 });
     }).observe(holder);
