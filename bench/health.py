@@ -34,6 +34,7 @@ from alerts.routing import Channels
 from bench.health_computing import Compared, compare
 from bench.health_fleet import Fleet, features, start_of_bench, touch, write_rules
 from bench.ingest import ROOT, postgres_cpu
+from consumers.run import relax_collector
 from embedded.postgres import EmbeddedPostgres
 from health import scorecards
 from service.db import make_engine, migrate
@@ -178,6 +179,7 @@ async def prepared(folder: Path, accounts: int) -> AsyncIterator[tuple[Setting, 
 
 
 async def run(arguments: argparse.Namespace) -> None:
+    relax_collector()  # as the evaluator's role does
     with tempfile.TemporaryDirectory(prefix="kizashi-bench-") as name:
         async with prepared(Path(name), arguments.accounts) as (setting, connection, fleet):
             engine = make_engine(setting.url.replace("postgresql:", "postgresql+asyncpg:"), timeout_seconds=60)
