@@ -24,6 +24,8 @@ SENTENCE_LINES = 3
 NO_MARK = -1.0
 MOST_SAID = 10_000
 YES_NO = "boolean"
+MOST_TIMES = 100
+"""A sentence does not tell a thousandfold from a hundredfold: nobody acts on the difference."""
 
 _FULL_MARK_REASON = {"en": "full mark", "ja": "満点"}
 _MISSING = {
@@ -219,6 +221,8 @@ def spoken(value: Any, unit: str) -> tuple[str, str]:
     if unit == "days":
         days = plain(value, 0)
         return "1 day" if days == "1" else f"{days} days", f"{days}日"
+    if unit == "times" and value > MOST_TIMES:
+        return f"over {MOST_TIMES} times", f"{MOST_TIMES}倍超"
     if unit == "times":
         factor = f"{value:.2g}" if 0.01 <= value < 10 else plain(value, 0)
         return f"{factor} times", f"{factor}倍"
