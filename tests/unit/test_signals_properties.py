@@ -16,10 +16,10 @@ from holidays import country_holidays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from health import numbers
 from health.catalogue import SCORE_SIGNALS, SIGNALS, SignalRef
 from health.columns import Facts
 from health.gaps import Gap, Observed
-from health.numbers import plain
 from health.rhythm import SHIPPED
 from health.signals import compute, next_change, steps
 from tests.facts import Account, Record, facts
@@ -396,7 +396,11 @@ def of_goals(account: Account, name: str, at: datetime, observed: Observed) -> A
             return "—"
         (_, _, _, value), goal = max(late, key=lambda pair: pair[0][2])
         sign = "≤" if goal.at_most else "≥"
-        measured = "" if math.isnan(value) else f": {goal.signal} {plain(value, 2)} ({sign} {plain(goal.target, 4)})"
+        measured = (
+            ""
+            if math.isnan(value)
+            else f": {goal.signal} {numbers.plain(value, 2)} ({sign} {numbers.plain(goal.target, 4)})"
+        )
         return goal.name[:80] + measured
     good = sum(each[0] == "on track" for each in known) if name == "goals_on_track" else sum(each[1] for each in known)
     return (reached + good) / standing if standing else math.nan
