@@ -120,7 +120,7 @@ def observe_all(
 ) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
     """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
     result = []
-    levels = _severities(batch)
+    levels = _severities(batch, verdicts)
     for number, rule in enumerate(batch.context.rulebook.rules):
         known = {
             place: episode
@@ -141,14 +141,20 @@ def observe_all(
     return result
 
 
-def _severities(batch: Batch) -> list[list[Severity]]:
-    """Of each rule the level of every account, whether it holds or not: one look at all conditions of all levels."""
+def _severities(batch: Batch, verdicts: npt.NDArray[np.float64]) -> list[list[Severity]]:
+    """Of each rule that holds for some account the level of every one, in one look at all conditions; the last level
+    where it holds for nobody."""
     rules, size = batch.context.rulebook.rules, len(batch.facts)
-    conditions = [level.when for rule in rules for level in rule.levels if level.when is not None]
+    holds_for_some = (verdicts == 1.0).any(axis=1).tolist()
+    in_force = [rule for rule, holds in zip(rules, holds_for_some, strict=True) if holds]
+    conditions = [level.when for rule in in_force for level in rule.levels if level.when is not None]
     columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
     met = iter(evaluate_all(conditions, columns) if conditions else ())
     found = []
-    for rule in rules:
+    for rule, asked in zip(rules, holds_for_some, strict=True):
+        if not asked:
+            found.append([rule.levels[-1].level] * size)
+            continue
         first = np.full(size, len(rule.levels) - 1)
         open_yet = np.ones(size, dtype=np.bool_)
         for number, level in enumerate(rule.levels):

@@ -3,7 +3,7 @@
     python -m bench.health --accounts 4000 --rounds 5
 
 A fleet with all that is kept of accounts (``bench/health_fleet.py``), the shipped rules and scorecards, and rules more
-until there are 20 and every signal of the catalogue is in use. Through the evaluator's own step, doors, locks, context
+until 60 signals are in use. Through the evaluator's own step, doors, locks, context
 and commit included. PostgreSQL listens on TCP with fsync on and shares the machine; its CPU stands beside, where /proc
 tells. A core-second is CPU time of the evaluator's process. bench/README.md says what is measured.
 """
@@ -151,7 +151,8 @@ def report_computing(compared: Sequence[Compared]) -> None:
     for one in compared:
         fast, slow = (statistics.median(part) / one.accounts * 1e6 for part in (one.columns, one.plain))
         print(
-            f"{one.signals} signals of {one.accounts:,} accounts at once: {fast:.0f} µs an account by columns, "
+            f"{one.signals} signals, scores, rules and next changes of {one.accounts:,} accounts at once: "
+            f"{fast:.0f} µs an account by columns, "
             f"{slow:.0f} in plain Python: {one.ratio:.1f} times"
         )
 

@@ -20,6 +20,7 @@ from health import scorecards
 from health.catalogue import SIGNALS, SignalRef
 
 RULES: Final = 20
+SIGNALS_IN_USE: Final = 60
 YEAR_MONTHS: Final = 14
 """Months of counts per account: what the signal against last year reads."""
 RECENT_MONTHS: Final = 6
@@ -33,13 +34,17 @@ Rows = list[tuple[Any, ...]]
 
 
 def write_rules(shipped: Path, folder: Path) -> RuleBook:
-    """The shipped rules, lists and scorecards, and as many rules more as make ``RULES``, that name every signal no
-    other part names: such as never hold, so that what fires is what fires for everybody."""
+    """The shipped rules, lists and scorecards, and as many rules more as make ``RULES``, one at least, that name other
+    signals of the whole catalogue until ``SIGNALS_IN_USE`` are named: such as never hold, so that what fires is what
+    fires for everybody."""
     shutil.copytree(shipped, folder)
     book = load(folder, SIGNALS)
-    named = {ref.name for ref in book.refs.union(scorecards.load(folder / "scorecards").refs)}
-    rest = [name for name, signal in SIGNALS.items() if name not in named]
-    more = RULES - len(book.rules)
+    refs = book.refs.union(scorecards.load(folder / "scorecards").refs)
+    named = {ref.name for ref in refs}
+    others = [name for name in SIGNALS if name not in named]
+    missing = max(SIGNALS_IN_USE - len(refs), 0)
+    rest = [others[n * len(others) // missing] for n in range(missing)]
+    more = max(RULES - len(book.rules), 1)
     parts = [rest[n::more] for n in range(more)]
     rules = [_rule(f"wide-{n}", [_never(name) for name in part]) for n, part in enumerate(parts)]
     (folder / "wide.yaml").write_text(json.dumps({"rules": rules}), encoding="utf-8")

@@ -74,7 +74,7 @@ def evaluate_all(
     frame = pl.DataFrame(
         [pl.Series(FLAT, np.zeros(math.prod(shape))), *(_series(name, columns[name], types[name]) for name in types)]
     )
-    results = frame.with_columns(
+    results = frame.with_columns_seq(  # one after another: a batch is too small to be worth waking threads for
         expression.polars.cast(pl.Float64).alias(f"{FLAT}{place}") for place, expression in enumerate(expressions)
     )
     return [
