@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from health.arrays import Ints
-from health.facts import DAYS_OF_MONTHS, months_as_days
+from health.facts_columns import months_as_days
+from health.facts_queries import DAYS_OF_MONTHS
 from health.instants import DAY, from_us
 from health.learning import STANDS, Page, learn_clock, learn_fleet
 from health.rhythm import (

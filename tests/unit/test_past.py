@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import TextClause, text
 
-from health import custom_facts, facts, hierarchy_rows
+from health import custom_facts, facts_queries, hierarchy_rows
 from health.past import _TABLES, Rewound
 from health.tables import metadata
 
@@ -18,7 +18,7 @@ BOUNDED = {"record_events"}
 
 
 def read_tables() -> Iterator[tuple[str, str]]:
-    queries = [query for module in (facts, custom_facts) for query in vars(module).values()]
+    queries = [query for module in (facts_queries, custom_facts) for query in vars(module).values()]
     for query in [*queries, hierarchy_rows._CHILDREN]:
         if isinstance(query, TextClause):
             for name in re.findall(r"\b(?:FROM|JOIN)\s+([a-z_]+)\b(?!\()", query.text):
