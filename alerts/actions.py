@@ -57,7 +57,9 @@ async def act(
     if account_id is None:
         raise NotFound(f"there is no alert {episode_id}")
     await conn.execute(select(health.c.account_id).where(health.c.account_id == account_id).with_for_update())
-    row = (await conn.execute(select(table).where(table.c.episode_id == episode_id).with_for_update())).one()
+    row = (await conn.execute(select(table).where(table.c.episode_id == episode_id).with_for_update())).one_or_none()
+    if row is None:  # erased while we waited
+        raise NotFound(f"there is no alert {episode_id}")
     episode = to_episode(row)
     if expected_version is not None and episode.version != expected_version:
         raise Conflict(episode.version)

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from alerts import erasure, reevaluation
 from alerts import evaluator as evaluators
-from alerts import reevaluation
+from alerts.actions import NotFound, act
 from alerts.activation import activate, newest_version
 from alerts.doors import EVERYBODY
 from alerts.evaluator import Evaluator
@@ -120,6 +121,26 @@ async def test_a_look_that_waited_for_its_accounts_is_of_the_present(engine: Asy
     await waits
     assert (await world.health_of()).evaluated_at == CROSSING + SECOND
     assert (await world.open())["no-login"].opened_at == CROSSING + SECOND
+
+
+async def test_an_action_on_an_alert_that_is_erased_meanwhile_finds_none(engine: AsyncEngine) -> None:
+    world = await World(engine).start()
+    await world.event("payment", payment_id="p", status="failed")
+    episode_id = (await world.open())["payment-failed"].episode_id
+
+    async def resolve() -> None:
+        async with engine.begin() as conn:
+            await act(
+                conn, episode_id, "resolve", expected_version=None, actor="mina", outcome="saved", now=world.now
+            )  # fmt: skip
+
+    async with engine.begin() as conn:
+        await erasure.lock(conn, ["acme"])
+        waits = asyncio.create_task(resolve())
+        await until(lambda: _blocked(engine))
+        await erasure.erase_account(conn, "acme")
+    with pytest.raises(NotFound):
+        await waits
 
 
 async def _blocked(engine: AsyncEngine) -> bool:
