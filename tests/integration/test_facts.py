@@ -220,6 +220,21 @@ async def test_history_tells_since_when_a_value_stands(engine: AsyncEngine) -> N
     assert plan.tolist() == [None, "pro", "pro"]
 
 
+async def test_of_several_values_of_one_instant_the_greatest_key_counts(engine: AsyncEngine) -> None:
+    rows = [("b", "mrr", 5, "z", 30), ("b", "mrr", 5, "Z", 20), ("b", "mrr", 5, "é", 40), ("b", "seats", 5, "a", 7),
+            ("a", "mrr", 5, "a", 1), ("a", "mrr", 9, "b", 2), ("b", "mrr", 9, "b", 3)]  # fmt: skip
+    async with engine.begin() as conn:
+        await conn.execute(
+            account_history.insert(),
+            [{"account_id": account_id, "attribute": name, "valid_from": ago(days), "event_key": key, "value": value,
+              "known_at": NOW} for account_id, name, days, key, value in rows],
+        )  # fmt: skip
+        kept = (await facts_door.read(conn, ["b", "a"], now=NOW)).history
+    found = [(place, name, value) for place, name, value in zip(kept.account, kept.attribute, kept.value, strict=True)]
+    assert [each for each in found if each[1] == "mrr"] == [(0, "mrr", 3), (0, "mrr", 40), (1, "mrr", 2), (1, "mrr", 1)]
+    assert [each for each in found if each[1] == "seats"] == [(0, "seats", 7)]
+
+
 async def test_nothing_stored_and_nothing_asked(engine: AsyncEngine) -> None:
     async with engine.connect() as conn:
         empty = await facts_door.read(conn, [], now=NOW)
