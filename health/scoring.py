@@ -85,6 +85,8 @@ class CardInForce:
         self._weight = np.array([measure.weight for measure in card.measures])
         group_weight = np.array([part.weight for part in card.groups.values()])
         self._group_weight = group_weight / group_weight.sum()
+        self._full_weights = self._weights(np.ones((1, len(card.measures)), dtype=np.bool_))
+        self._limits = [self._limit(place) for place in range(len(card.caps))]
         self._worst_groups = [
             (group, np.flatnonzero(self._group_of == place))
             for place, (group, part) in enumerate(card.groups.items())
@@ -102,7 +104,7 @@ class CardInForce:
         inputs = self._inputs(table, places)
         present = np.isfinite(inputs.points)
         combined = self._combine(inputs.points, present)
-        confidence = (self._weights(np.ones_like(present)) * present).sum(axis=1)
+        confidence = (self._full_weights * present).sum(axis=1)
         known = (confidence >= self.card.minimum_confidence) & (confidence > 0)
         before_caps = combined.tenths
         lost = _whole(np.column_stack([combined.lost, combined.extra]) * 10, FULL - before_caps)
@@ -190,7 +192,7 @@ class CardInForce:
         """The scores under the caps (A,), and what each took (A, C), in the order of the file."""
         taken = np.zeros(hit.shape, dtype=np.int64)
         for place in range(hit.shape[1]):
-            taken[:, place] = np.where(hit[:, place], np.maximum(tenths - self._limit(place), 0), 0)
+            taken[:, place] = np.where(hit[:, place], np.maximum(tenths - self._limits[place], 0), 0)
             tenths = tenths - taken[:, place]
         return tenths, taken
 
@@ -240,7 +242,7 @@ class CardInForce:
         for number, wording in enumerate(self._cap_wordings):
             for place in np.flatnonzero(taken[:, number]).tolist():
                 values = {name: spoken[name][place] for name in wording.spoken}
-                lines[place].append(wording.capped(values, self._limit(number) / 10, int(taken[place, number])))
+                lines[place].append(wording.capped(values, self._limits[number] / 10, int(taken[place, number])))
         return lines
 
 

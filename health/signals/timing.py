@@ -124,7 +124,8 @@ def _soonest(
         np.minimum(soonest, np.where(definition.borders(facts, observed), days, ENDLESS), out=soonest)
     if definition.instants is not None:
         account, at = definition.instants(facts, ref.argument)
-        np.minimum.at(soonest, account, np.where(at > now, at, ENDLESS))
+        ahead = np.flatnonzero(at > now)  # few: most of what is known lies behind
+        np.minimum.at(soonest, account[ahead], at[ahead])
     return soonest
 
 
