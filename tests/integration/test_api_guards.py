@@ -60,6 +60,8 @@ NEEDED = {
     "GET /api/v1/audit": "write",
     "GET /api/v1/erasures": "write",
     "GET /api/v1/erasures/{erasure_id}": "write",
+    "POST /api/v1/accounts/{account_id}/explain": "read",
+    "POST /api/v1/scorecards/what-if": "read",
     "GET /api/v1/accounts/{account_id}/export": "write",
 }
 
