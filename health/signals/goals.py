@@ -64,7 +64,7 @@ def _made_course(view: View) -> _Course:
     return _Course(
         reached=reached.inside,
         still_set=still_set.inside,
-        unknown=reached.unknown | still_set.unknown | (still_set.inside & unseen),
+        unknown=reached.unknown | still_set.unknown | (still_set.inside & (unseen | _within_a_day(view, value))),
         value=value,
         progress=progress,
         met=met,
@@ -72,6 +72,14 @@ def _made_course(view: View) -> _Course:
         overdue=overdue,
         short=np.where(behind | overdue, short, 0),
     )
+
+
+def _within_a_day(view: View, value: Floats) -> Bools:
+    """Where a past instant between two borders may be all that keeps a goal's signal from being known: day counts do
+    not say when within a day. (R, T)."""
+    measured = np.array([ref is not None for ref in view.facts.goals.signal], dtype=np.bool_)
+    within: Bools = ~(view.at_border | view.live)[view.facts.goals.account]
+    return within & measured[:, None] & np.isnan(value)
 
 
 def _measured(view: View) -> tuple[Floats, Bools]:

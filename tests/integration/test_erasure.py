@@ -268,6 +268,7 @@ async def test_no_table_keeps_anything_of_an_erased_account(engine: AsyncEngine,
 HOLDS_NO_USER = {
     # what it holds instead
     "rulebooks.content": "rules",
+    "health.holding": "rules and times",
     "watch.places": "countries and time zones, each with a share of the accounts",
     "fleets.payload": "numbers of all accounts together, names of features",
     "imports.files": "names of files",

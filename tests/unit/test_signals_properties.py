@@ -355,6 +355,8 @@ def course(account: Account, goal: Record, at: datetime, observed: Observed) -> 
         days = {"active_users_28d": 28, "events_7d": 7}.get(goal.signal)
         if days is not None and touched(account, at, days, observed):
             return None
+        if math.isnan(value) and midnight(at) < at < NOW:
+            return None
     target = math.nan if goal.target is None else goal.target
     if value <= target if goal.at_most else value >= target:
         return "on track", 1, 0, value
