@@ -16,7 +16,7 @@ NUMBERS: Final = """
 CREATE TEMPORARY TABLE numbers AS
 SELECT format('acct-%s', lpad(n::text, 7, '0')) AS account_id, n,
     now() - make_interval(days => CASE WHEN n % 25 = 0 THEN 14 + n % 27 ELSE n % 5 END,
-                          secs => (n * 7919 % 86400)::float8) AS last_at
+                          secs => (n::bigint * 7919 % 86400)::float8) AS last_at
 FROM generate_series($1::int, $2::int) AS n
 """
 REGISTER: Final = "jsonb_build_object('v', {}, 't', 1700000000000000, 'k', 'bench:1')"
