@@ -31,6 +31,7 @@ WITH slice AS MATERIALIZED (
     WHERE account_id > :after COLLATE "C" ORDER BY account_id LIMIT :keys
 ), missed AS (
     SELECT s.account_id FROM slice s LEFT JOIN health h ON h.account_id = s.account_id
+        AND h.account_id > :after COLLATE "C" AND h.account_id <= (SELECT max(account_id) FROM slice)
     WHERE h.facts_version IS DISTINCT FROM s.version AND s.changed_at < :before AND h.problem IS NULL
     ORDER BY s.account_id LIMIT :most
 )
