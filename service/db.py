@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -15,9 +13,10 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from health.driver import leave_out_values
+
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = ROOT / "migrations"
-QUOTED = re.compile(r"(invalid input for query argument \$\d+): .*|\nDETAIL: .*", re.DOTALL)
 
 
 def make_engine(
@@ -40,6 +39,7 @@ def make_engine(
         connect_args={
             "timeout": timeout_seconds,
             "command_timeout": timeout_seconds,
+            "max_cacheable_statement_size": 0,  # of any size: those that read facts are long
             "server_settings": {
                 "application_name": application_name,
                 "statement_timeout": milliseconds,
@@ -56,14 +56,9 @@ def make_engine(
 
 def _leave_out_values(context: ExceptionContext) -> None:
     """Parameters are hidden, but the server's DETAIL and the driver's refusals quote values, too."""
-    driver = context.original_exception.__cause__
-    for error in (context.sqlalchemy_exception, context.original_exception, driver):
+    for error in (context.sqlalchemy_exception, context.original_exception, context.original_exception.__cause__):
         if error is not None:
-            error.args = tuple(QUOTED.sub(r"\1", part) if isinstance(part, str) else part for part in error.args)
-    if isinstance(driver, asyncpg.PostgresError):
-        driver.detail = None
-    if isinstance(driver, asyncpg.InterfaceError):
-        driver.__cause__ = None  # the encoder's own words
+            leave_out_values(error)
 
 
 def alembic_config(url: str) -> Config:

@@ -152,8 +152,11 @@ def test_an_event_shows_within_two_seconds_and_typing_is_not_disturbed(own_site:
         await conn.execute(insert(record_events).values(row))
         await conn.execute(update(accounts).where(accounts.c.account_id == account_id).values(last_login_at=NOW))
 
-    own_site.run(ingest)
-    expect(page.get_by_role("region", name="Timeline")).to_contain_text("A question <script>", timeout=2000)
+    assert page.locator("#live").get_attribute("hx-trigger") == "every 1500ms"
+    with page.expect_response(lambda answer: "/live/" in answer.url and answer.status == 200) as polled:
+        own_site.run(ingest)
+    assert "A question" in polled.value.text()  # the first poll that has news has it
+    expect(page.get_by_role("region", name="Timeline")).to_contain_text("A question <script>")
     expect(page.locator("#score-table")).to_be_visible()  # what was open stays open
     expect(page.locator("[data-plot=score] canvas")).to_be_visible()
 
