@@ -1,7 +1,9 @@
 """The fleet of ``bench/health.py``: accounts with everything that is kept of them, as the consumers would have left it.
 
 A day's use is Poisson with a rate of the account's own, lower at weekends; one account in eight has stopped, one in
-eight is fading. Everything follows from ``seed``.
+eight is fading. The rest is such that the shipped rules hold for as many as they would in a company: nearly all use the
+core features, one in seven is a detractor, three in a hundred owe a payment, three have just been cut. Everything
+follows from ``seed``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,14 @@ YEAR_MONTHS: Final = 14
 RECENT_MONTHS: Final = 6
 """Months of users and features; older ones lie in the tables and are not read."""
 FEATURES: Final = 40
+CORE: Final = (0, 1)
+"""The features that the shipped rules speak of."""
+CORE_USED: Final = 0.95
+FAILED: Final = 0.0025
+"""Of payments; an account has twelve."""
+CUT: Final = 0.03
+NPS: Final = (0.02, 0.01, 0.01, 0.01, 0.02, 0.03, 0.05, 0.15, 0.25, 0.25, 0.2)
+"""How often each answer from 0 to 10 is given."""
 SCORE_DAYS: Final = 35
 ZONES: Final = ("UTC", "Europe/Berlin", "Asia/Tokyo", "America/New_York")
 COUNTRIES: Final = ("DE", "JP", "US", "GB")
@@ -80,6 +90,8 @@ class Fleet:
         self._rng = np.random.default_rng(seed)
         self._today = now.date()
         self._days = self._activity(size)
+        self._mrr = self._rng.integers(50, 5000, size)
+        self._core = self._rng.random((size, len(CORE))) < CORE_USED
 
     def _activity(self, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Events per account and day, today last."""
@@ -104,16 +116,16 @@ class Fleet:
         yield (
             "account_attributes",
             ["account_id", "fields"],
-            [(account, json.dumps(self._attributes())) for account in self.ids],
+            [(account, json.dumps(self._attributes(place))) for place, account in enumerate(self.ids)],
         )
         yield (
             "account_history",
             ["account_id", "attribute", "valid_from", "event_key", "value", "known_at"],
             [
                 (account, name, self._ago(days), f"crm:{days}", value, self.now)
-                for account in self.ids
-                for name, value in (("mrr", "900"), ("seats", "10"), ("plan", '"team"'))
-                for days in (390, 200, 60)
+                for place, account in enumerate(self.ids)
+                for days, mrr in zip((390, 200, 60), self._paid(place), strict=True)
+                for name, value in (("mrr", str(mrr)), ("seats", "10"), ("plan", '"team"'))
             ],
         )
         yield "account_months", ["account_id", "month", "logins", "events", "active_days"], self._months()
@@ -122,9 +134,9 @@ class Fleet:
             "features",
             ["account_id", "feature", "first_at", "last_at", "quantity"],
             [
-                (account, _feature(n), self._ago(400), self._ago(float(self._rng.integers(60))), 5000)
-                for account in self.ids
-                for n in self._rng.choice(FEATURES, size=10, replace=False).tolist()
+                (account, _feature(n), self._ago(400), self._last_use(place, n), 5000)
+                for place, account in enumerate(self.ids)
+                for n in self._chosen(place, 10)
             ],
         )
         yield "feature_months", ["account_id", "month", "feature", "quantities", "active_days"], self._feature_months()
@@ -151,11 +163,26 @@ class Fleet:
             last, last, self._ago(float(self._rng.integers(1, 90))), int(self._days[place].sum()), 50, 3, self.now, 1,
         )  # fmt: skip
 
-    def _attributes(self) -> dict[str, Any]:
+    def _paid(self, place: int) -> tuple[int, int, int]:
+        """MRR 390, 200 and 60 days ago."""
+        now, cut = int(self._mrr[place]), self._rng.random() < CUT
+        return now * 8 // 10, now * 9 // 10, now * 2 if cut else now
+
+    def _chosen(self, place: int, count: int) -> list[int]:
+        """Features of an account."""
+        others = len(CORE) + self._rng.choice(FEATURES - len(CORE), size=count - len(CORE), replace=False)
+        return [*(n for n in CORE if self._core[place, n]), *map(int, others)]
+
+    def _last_use(self, place: int, feature: int) -> datetime:
+        active = np.flatnonzero(self._days[place])
+        ago = self._days.shape[1] - 1 - int(active[-1]) if len(active) else 300
+        return self._ago(ago + float(self._rng.integers(8 if feature in CORE else 60)) + 0.05)
+
+    def _attributes(self, place: int) -> dict[str, Any]:
         rng = self._rng
         zone = int(rng.integers(len(ZONES)))
         values = {
-            "plan": ("free", "team", "pro")[int(rng.integers(3))], "mrr": float(rng.integers(50, 5000)),
+            "plan": ("free", "team", "pro")[int(rng.integers(3))], "mrr": float(self._mrr[place]),
             "seats": int(rng.integers(5, 60)), "status": "trial" if rng.random() < 0.05 else "active",
             "segment": "smb", "touch_model": "high", "owner": f"owner-{int(rng.integers(20))}",
             "name": "An account of the bench", "currency": "EUR", "timezone": ZONES[zone], "country": COUNTRIES[zone],
@@ -189,7 +216,7 @@ class Fleet:
 
     def _feature_months(self) -> Rows:
         zeros = [0] * 31
-        theirs = {account: self._rng.choice(FEATURES, size=8, replace=False).tolist() for account in self.ids}
+        theirs = {account: self._chosen(place, 8) for place, account in enumerate(self.ids)}
         return [
             (account, month, _feature(n), zeros, self._mask())
             for month in self._recent()
@@ -206,7 +233,7 @@ class Fleet:
         rows += [self._payment(account, n) for n in range(12)]
         for n in range(4):
             at = self._ago(n * 90 + 5)
-            answer = {"survey": self._register("nps", n), "score": self._register(int(rng.integers(3, 11)), n)}
+            answer = {"survey": self._register("nps", n), "score": self._register(int(rng.choice(11, p=NPS)), n)}
             rows.append((account, "survey", f"s{n}", at, at, json.dumps(answer)))
         milestones = ({"planned": 300.0, "reached": 250.0 - n} for n in range(4))
         rows += [self._record(account, "milestone", f"m{n}", taken) for n, taken in enumerate(milestones)]
@@ -217,7 +244,7 @@ class Fleet:
         return rows
 
     def _payment(self, account: str, number: int) -> tuple[Any, ...]:
-        status = "failed" if self._rng.random() < 0.02 else "paid"
+        status = "failed" if self._rng.random() < FAILED else "paid"
         due_on = (self._today - timedelta(days=number * 30)).isoformat()
         return self._record(account, "payment", f"p{number}", {status: number * 30 + 3.0}, due_on=due_on)
 

@@ -8,6 +8,9 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import delete, insert, select
 
 from health.tables import gaps, health, source_hours, sources
+from service.deps import Deps
+from service.settings import Settings
+from tests.api import FakeProducer
 from tests.world import DAY_0, World
 
 RULE = "no-login"
@@ -17,6 +20,11 @@ EIGHT = ("a", "b", "c", "d", "e", "f", "g", "h")
 
 def day(number: float) -> datetime:
     return DAY_0 + timedelta(days=number)
+
+
+def desk(world: World) -> Deps:
+    """What the API has at hand."""
+    return Deps(settings=Settings(), clock=lambda: world.now, engine=world.engine, producer=FakeProducer())
 
 
 class Company:
