@@ -232,7 +232,7 @@ def _late(late: Late) -> list[Told]:
         found.append(Told(code="late", reason=words, data=data))
     if late.gaps:
         words = {
-            "en": f"What was not observed is known better now: {late.gaps} gaps were noticed, ended or marked since.",
+            "en": f"What was not observed is known better now. Gaps noticed, ended or marked since: {late.gaps}.",
             "ja": f"観測の欠落{late.gaps}件が後から判明・終了・確定しました。",
         }
         found.append(Told(code="gaps", reason=words, data={"gaps": late.gaps}))

@@ -16,7 +16,7 @@ from health.explaining import Scored
 from health.what_if import BandChange
 from health.yamlfile import FileError
 from service import what_if
-from service.board import lines
+from service.board import measures
 from service.board.pages import no_account
 from service.board.site import Refused, Visit
 from service.cards import FOLDER, MOST_BYTES, InForce, of_text, running_or_problem
@@ -49,7 +49,7 @@ async def show(visit: Visit) -> Response:
         today=today,
         earlier=max(found.day - timedelta(days=1), FIRST_DAY),
         later=found.day + timedelta(days=1) if found.day < today else None,
-        why=lines.why(found.now.contributions, found.now.score, visit.words),
+        why=measures.why(found.now.contributions, found.now.score, visit.words),
         sides=_sides(visit, found.recorded, found.by_recorded_card, found.now),
     )
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from service import queries
-from service.board import formats, kin, lines, score
+from service.board import formats, kin, lines, measures, score, timeline
 from service.board.forms import ALERT_TABS, AlertForm, RiskForm
 from service.board.render import account_url
 from service.board.site import Refused, Visit
@@ -116,7 +116,7 @@ def risk_row(visit: Visit, item: RiskItem, course: Activity) -> RiskRow:
         if change and abs(change) >= 1
         else "",
         spark=formats.sparkline(course.events),
-        spark_label=lines.spark_label(course.events, visit.words),
+        spark_label=timeline.spark_label(course.events, visit.words),
     )
 
 
@@ -198,11 +198,11 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         if found is None:
             raise no_account(visit)
         children = await queries.children_of(conn, account_id) if found.rollup else ()
-        timeline = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
+        past = await queries.timeline(conn, account_id, before, TIMELINE_LINES)
         pending = await _pending(visit, conn, account_id)
         scores = await queries.score_history(conn, account_id, COURSE_DAYS, now)
         course = (await queries.activity(conn, [account_id], COURSE_DAYS, now))[account_id]
-    timeline = await with_events(deps.settings, deps.engine, account_id, timeline)
+    past = await with_events(deps.settings, deps.engine, account_id, past)
     own = account_url(account_id)
     return {
         "account": found,
@@ -210,17 +210,17 @@ async def _account_context(visit: Visit) -> dict[str, Any]:
         "below": kin.below(found.rollup, words),
         "children": children,
         "alerts": [alert_entry(visit, alert) for alert in sorted(found.alerts, key=_pressing)],
-        "why": lines.why(found.contributions, found.score, words),
-        "signals": lines.signal_lines(found.signals, words, visit.board.rules.catalogue),
+        "why": measures.why(found.contributions, found.score, words),
+        "signals": measures.signal_lines(found.signals, words, visit.board.rules.catalogue),
         "scores": score.score_rows(scores),
         "course": score.score_course(found, scores, words),
         "by_hand": score.by_hand(found.override, words),
         "days": day_rows(course),
-        "timeline": lines.timeline_lines(timeline.items, words),
+        "timeline": timeline.timeline_lines(past.items, words),
         "pending": pending,
         "contacts": [(code, words(label)) for code, label in CONTACTS.items()],
         "sent": {"contact": "", "when": "", "note": "", "score": "", "until": "", "reason": ""},
-        "older_url": f"{own}?{urlencode({'before': timeline.next_cursor})}" if timeline.next_cursor else None,
+        "older_url": f"{own}?{urlencode({'before': past.next_cursor})}" if past.next_cursor else None,
         "newest_url": own if before else None,
     }
 
@@ -230,7 +230,7 @@ async def _pending(visit: Visit, conn: AsyncConnection, account_id: str) -> str 
     logged = LOGGED.fullmatch(visit.request.query_params.get("logged") or "")
     if logged is None or await queries.record_exists(conn, account_id, "contact", logged[2]):
         return None
-    return visit.words(lines.SIMPLE["contact", logged[1]][0])
+    return visit.words(timeline.SIMPLE["contact", logged[1]][0])
 
 
 def _pressing(alert: AlertItem) -> tuple[int, datetime]:
@@ -367,8 +367,8 @@ def _alert_context(visit: Visit, detail: AlertDetail) -> dict[str, Any]:
         "title": rules.title(alert.rule_id, words),
         "suggestion": rules.suggestion(alert.rule_id, words),
         "state": words(lines.STATES.get(alert.state, alert.state)),
-        "signals": lines.signal_lines(detail.signals, words, visit.board.rules.catalogue),
-        "why": lines.why(detail.contributions, alert.score, words),
+        "signals": measures.signal_lines(detail.signals, words, visit.board.rules.catalogue),
+        "why": measures.why(detail.contributions, alert.score, words),
         "steps": [lines.step(transition, alert.reason, words) for transition in detail.transitions],
         "deliveries": [lines.delivery_line(delivery, words) for delivery in detail.deliveries],
         "outcomes": [(code, words(label)) for code, label in formats.OUTCOMES.items()],

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.board import formats, lines
+from service.board import formats, measures
 from service.board.assets import Asset
 from service.board.session import Session
 from service.board.words import LANGUAGES, Language, Words
@@ -112,7 +112,7 @@ class Page:
         return self.words(formats.SEVERITIES.get(severity, severity))
 
     def status_name(self, status: str) -> str:
-        return self.words(lines.STATUSES[status]) if status in lines.STATUSES else status
+        return self.words(measures.STATUSES[status]) if status in measures.STATUSES else status
 
     def localised(self, text: Any) -> str:
-        return lines.localised(text, self.words)
+        return measures.localised(text, self.words)

@@ -20,7 +20,7 @@ from health.catalogue import SIGNALS, Signal
 from health.custom import with_catalogue
 from service import auth
 from service.board import assets
-from service.board.lines import localised
+from service.board.measures import localised
 from service.board.render import Page, environment
 from service.board.session import COOKIE, LIFETIME, Session, Signer, new_session
 from service.board.words import LANGUAGES, Words, choose

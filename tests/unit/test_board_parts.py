@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
 from health.custom import load, with_catalogue
-from service.board import assets, lines
+from service.board import assets, lines, measures, timeline
 from service.board.forms import AlertForm, RiskForm, own_path
 from service.board.session import Signer, new_session
 from service.board.words import Words
@@ -127,7 +127,7 @@ def entry(kind: str, **values: Any) -> TimelineEntry:
     ],
 )  # fmt: skip
 def test_timeline_lines(told: TimelineEntry, what: str, detail: str, tone: str) -> None:
-    line = lines.timeline_line(told, EN)
+    line = timeline.timeline_line(told, EN)
     assert (line.what, line.detail, line.tone) == (what, detail, tone)
 
 
@@ -136,7 +136,7 @@ def test_uses_and_logins_of_a_day_share_a_line() -> None:
     uses = entry("usage", day=today, count=7, data={"features": {"export": 2.5}}, last_at=NOW)
     logins = entry("logins", day=today, count=1)
     yesterday = entry("logins", day=today - timedelta(days=1), count=2)
-    told = lines.timeline_lines([uses, logins, yesterday], EN)
+    told = timeline.timeline_lines([uses, logins, yesterday], EN)
     assert [line.what for line in told] == ["7 uses, 1 login", "2 logins"]
     assert told[0].detail == "export × 2.5"
     assert told[0].last_at == NOW
@@ -159,14 +159,14 @@ def test_why_keeps_every_line_and_puts_the_worst_first() -> None:
         {"measure": "login", "group": "Engagement", "weight": 0.4, "contribution": -40.0,
          "reason": {"en": "no login for 30 days", "ja": "30日ログインなし"}},
     ]  # fmt: skip
-    why = lines.why(contributions, 39.5, EN)
+    why = measures.why(contributions, 39.5, EN)
     assert why is not None
     assert [line.text for line in why.lines] == ["Full mark", "No login for 30 days", "Capped", "NPS 9"]
     assert sum(line.points for line in why.lines) == why.total
     assert [line.most for line in why.lines] == [None, 40.0, None, 10.0]
     assert all(0 <= line.fill <= 100 and 0 <= line.track <= 100 for line in why.lines)
     assert "no login for 30 days (−40)" in why.sentence
-    japanese = lines.why(contributions, 39.5, JA)
+    japanese = measures.why(contributions, 39.5, JA)
     assert japanese is not None
     assert japanese.lines[1].text == "30日ログインなし"
 
@@ -175,13 +175,13 @@ def test_a_line_without_data_says_of_what() -> None:
     missing = {"en": "no data", "ja": "データなし"}
     line = {"measure": "nps", "group": "ROI", "signal": "nps_last", "points": None, "weight": 0.0, "contribution": 0.0,
             "reason": missing}  # fmt: skip
-    told = [lines.why([FULL, line], 100.0, words) for words in (EN, JA)]
+    told = [measures.why([FULL, line], 100.0, words) for words in (EN, JA)]
     assert [why.lines[1].text for why in told if why] == ["Last NPS answer: no data", "直近のNPS: データなし"]
 
 
 def test_signals_are_told_in_words() -> None:
     signals = {"band": "red", "status": "active", "champion_gone": 0.0, "usual_pause": 1.8, "plan": "red"}
-    japanese = {line.reference: line.value for line in lines.signal_lines(signals, JA)}
+    japanese = {line.reference: line.value for line in measures.signal_lines(signals, JA)}
     assert japanese == {
         "band": "危険",
         "status": "契約中",
@@ -189,14 +189,14 @@ def test_signals_are_told_in_words() -> None:
         "usual_pause": "2日",
         "plan": "red",
     }
-    english = {line.reference: line.value for line in lines.signal_lines(signals, EN)}
+    english = {line.reference: line.value for line in measures.signal_lines(signals, EN)}
     assert english["champion_gone"] == "no"
     assert english["usual_pause"] == "2 days", "as the sentence about it says"
 
 
 def test_without_a_score_there_is_nothing_to_explain() -> None:
-    assert lines.why([FULL], None, EN) is None
-    assert lines.why([], 50.0, EN) is None
+    assert measures.why([FULL], None, EN) is None
+    assert measures.why([], 50.0, EN) is None
 
 
 def test_a_step_tells_its_outcome_and_the_readers_words() -> None:
@@ -210,9 +210,9 @@ def test_a_step_tells_its_outcome_and_the_readers_words() -> None:
 
 
 def test_measures_have_names() -> None:
-    assert lines.measure_name("days_since_feature['export']", EN) == "Days since feature: export"
-    assert lines.measure_name("not a signal!", EN) == "not a signal!"
-    assert lines.measure_name("some_new_signal", JA) == "Some new signal"
+    assert measures.measure_name("days_since_feature['export']", EN) == "Days since feature: export"
+    assert measures.measure_name("not a signal!", EN) == "not a signal!"
+    assert measures.measure_name("some_new_signal", JA) == "Some new signal"
 
 
 def test_signals_of_configuration_are_told_with_their_words_and_since_when_they_are_right(tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_signals_of_configuration_are_told_with_their_words_and_since_when_they_
     )
     tmp_path.joinpath("signals.yaml").write_text(text, encoding="utf-8")
     ours = with_catalogue(load(tmp_path))
-    (line,) = lines.signal_lines({"sent": 0.25}, JA, ours)
+    (line,) = measures.signal_lines({"sent": 0.25}, JA, ours)
     assert (line.name, line.meaning, line.value) == (
         "送信",
         "送信 (最初のイベントまでさかのぼって正確)",
-        lines.signal_lines({"usage_change_28d": 0.25}, JA)[0].value,
+        measures.signal_lines({"usage_change_28d": 0.25}, JA)[0].value,
     )
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from consumers.bad_events import Reason
 from health.catalogue import SIGNALS
-from service.board import formats, forms, gaps, kin, letters, lines, pages, uploads, words
+from service.board import formats, forms, gaps, kin, letters, lines, measures, pages, timeline, uploads, words
 from service.board.words import LANGUAGES, Words, catalogue, choose
 
 BOARD = Path(words.__file__).parent
 TABLES = (
     formats.BANDS, formats.SEVERITIES, formats.OUTCOMES, forms.ALERT_TABS, pages.DONE, pages.CONTACTS,
     uploads.KINDS, uploads.FIELDS,
-    lines.STATES, lines.ENDINGS, lines.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
-    lines.CHANNELS, lines.WHYS, lines.GROUPS, lines.ATTRIBUTES, lines.SIGNAL_NAMES, letters.TABS, letters.REASONS,
-    letters.DONE, gaps.STATES, gaps.DONE, gaps.REFUSED, kin.PROBLEMS,
+    lines.STATES, lines.ENDINGS, measures.STATUSES, lines.TRANSITIONS, lines.DELIVERY_STATUSES, lines.ATTEMPTS,
+    lines.CHANNELS, lines.WHYS, measures.GROUPS, timeline.ATTRIBUTES, measures.SIGNAL_NAMES,
+    letters.TABS, letters.REASONS, letters.DONE, gaps.STATES, gaps.DONE, gaps.REFUSED, kin.PROBLEMS,
 )  # fmt: skip
 DRAWN = re.compile(r"""\b(?:_|say)(\.count)?\(\s*(?:"([^"]*)"|'([^']*)')(?:,\s*"([^"]*)")?""")
 
@@ -27,7 +27,7 @@ DRAWN = re.compile(r"""\b(?:_|say)(\.count)?\(\s*(?:"([^"]*)"|'([^']*)')(?:,\s*"
 def written() -> set[str]:
     """All English wording: in calls of ``words`` and ``_``, and in the tables of labels."""
     found = {text for table in TABLES for text in table.values()}
-    found |= {text for text, _ in lines.SIMPLE.values()}
+    found |= {text for text, _ in timeline.SIMPLE.values()}
     found |= {"Unknown"}
     for path in BOARD.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,7 +59,7 @@ def test_every_reason_of_a_dead_letter_has_a_name() -> None:
 
 
 def test_every_signal_has_a_name() -> None:
-    assert set(lines.SIGNAL_NAMES) == set(SIGNALS)
+    assert set(measures.SIGNAL_NAMES) == set(SIGNALS)
 
 
 OTHERS = [language for language in LANGUAGES if language != "en"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alerts.episodes import Change, Episode, Observation, Policy, acknowledge, advance, snooze
-from service.board import lines
+from service.board import lines, measures
 from service.board.words import Words
 from service.queries import Transition
 
@@ -102,6 +102,6 @@ def test_without_data_or_with_those_of_a_newer_release_the_reason_stands() -> No
 def test_groups_of_the_scorecard_are_translated() -> None:
     line = {"measure": "x", "group": "Adoption", "weight": 0.1, "contribution": -1.0, "reason": {"en": "x", "ja": "x"}}
     for group, shown in (("Adoption", "活用"), ("Open", "Open")):
-        why = lines.why([{**line, "group": group}], 50.0, JA)
+        why = measures.why([{**line, "group": group}], 50.0, JA)
         assert why is not None
         assert why.lines[0].group == shown
