@@ -1,46 +1,43 @@
-"""What each node of a condition means: a typed compiler from sqlglot's tree to Polars, over a closed set of nodes.
+"""What each node of a condition means: a typed compiler from sqlglot's tree to numpy, over a closed set of nodes.
 
 Three types (number, boolean, text) are checked before anything runs; anything not named here is refused. Numbers are
-double precision, a literal ``3`` too. NULL follows SQL's three-valued logic.
+double precision, a literal ``3`` too. NULL follows SQL's three-valued logic (``logic.py``).
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import reduce
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
-import polars as pl
 from sqlglot import exp
 
+from alerts.rules import logic
+from alerts.rules.logic import NULLS, Columns, Comparison, Numbers, Part, Truth, Type
 from health.catalogue import Signal, SignalRef
 
 MAX_DEPTH = 20
 """Of brackets and CASE. The parser needs about 20 Python frames for each."""
 MAX_COMPILE_DEPTH = 80
-MAX_COST = 2000
-"""Most Polars nodes: IN and a simple CASE repeat their operand, so that nesting them multiplies."""
 
-Type = Literal["number", "boolean", "text", "null"]
-"""``null`` is the literal NULL alone, which takes the type that its place asks for."""
-
-DTYPES: Mapping[Type, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "text": pl.String, "null": pl.Null}
 FUNCTIONS = ("ABS", "COALESCE", "GREATEST", "LEAST", "ROUND")
-FLAT = " "
-"""A column without meaning that gives every frame its height; no signal is called so."""
-NOT_FINITE = [math.inf, -math.inf, math.nan]
+
+Run = Callable[[Columns], Any]
+"""Evaluates a part; what it is made of is evaluated once, however often it is compared. Gives the ``logic.Part`` of its
+type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A compiled part. ``cost`` counts its Polars nodes."""
+    """A compiled part."""
 
-    polars: pl.Expr
+    run: Run
     type: Type
-    cost: int = 1
 
 
 class Refused(Exception):
@@ -64,51 +61,29 @@ def start_of(node: exp.Expr) -> int:
     return 0
 
 
-def cast_to(value: Value, type_: Type) -> pl.Expr:
-    """The expression with the type its place asks for, which only changes a bare NULL."""
-    return value.polars.cast(DTYPES[type_]) if value.type == "null" else value.polars
+def cast_to(value: Value, type_: Type) -> Run:
+    """The value with the type its place asks for, which only changes a bare NULL."""
+    return _always(NULLS[type_]) if value.type == "null" else value.run
 
 
-def _full(expression: pl.Expr, type_: Type) -> pl.Expr:
-    """The expression at the height of the frame. Where COALESCE or CASE comes down to one literal for all rows, Polars
-    answers with that alone, one row long, and a comparison with another literal then fails.
-    """
-    if type_ == "number":
-        return expression + pl.col(FLAT)
-    if type_ == "boolean":
-        return expression & (pl.col(FLAT) == 0)
-    if type_ == "text":
-        return pl.concat_str([expression, pl.col(FLAT).cast(pl.String).str.slice(0, 0)])
-    return expression
+def _always(part: Part) -> Run:
+    return lambda _: part
 
 
-def _finite(expression: pl.Expr) -> pl.Expr:
-    # Names its operand once: `when(is_finite(x)).then(x)` would double the tree at every level.
-    return expression.replace(NOT_FINITE, None)
-
-
-def _remainder(columns: Sequence[pl.Series]) -> pl.Series:
-    # Polars' own % floors and loses digits of large numbers; SQL's takes the sign of the dividend and is exact.
-    left, right, height = columns
-    with np.errstate(all="ignore"):
-        values = np.fmod(left.to_numpy(), right.to_numpy())
-    return pl.Series(np.broadcast_to(values, height.len()), nan_to_null=True)
-
-
-ARITHMETIC: Mapping[type[exp.Expr], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    exp.Add: lambda left, right: _finite(left + right),
-    exp.Sub: lambda left, right: _finite(left - right),
-    exp.Mul: lambda left, right: _finite(left * right),
-    exp.Div: lambda left, right: _finite(left / right),
-    exp.Mod: lambda left, right: pl.map_batches([left, right, pl.col(FLAT)], _remainder, return_dtype=pl.Float64),
+ARITHMETIC: Mapping[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.Add: np.add,
+    exp.Sub: np.subtract,
+    exp.Mul: np.multiply,
+    exp.Div: np.divide,
+    exp.Mod: np.fmod,  # with the sign of the dividend, as in SQL
 }
-COMPARISONS: Mapping[type[exp.Expr], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    exp.EQ: lambda left, right: left == right,
-    exp.NEQ: lambda left, right: left != right,
-    exp.LT: lambda left, right: left < right,
-    exp.LTE: lambda left, right: left <= right,
-    exp.GT: lambda left, right: left > right,
-    exp.GTE: lambda left, right: left >= right,
+COMPARISONS: Mapping[type[exp.Expr], Comparison] = {
+    exp.EQ: logic.EQUAL,
+    exp.NEQ: logic.UNEQUAL,
+    exp.LT: logic.LESS,
+    exp.LTE: logic.AT_MOST,
+    exp.GT: logic.MORE,
+    exp.GTE: logic.AT_LEAST,
 }
 ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE)
 NEED_BRACKETS = (*COMPARISONS, exp.Is, exp.In, exp.Between, exp.Not)
@@ -125,8 +100,8 @@ class Compiler:
             exp.Column: self._signal,
             exp.Bracket: self._signal_with_argument,
             exp.Literal: self._literal,
-            exp.Boolean: lambda node: Value(polars=pl.lit(bool(node.this)), type="boolean"),
-            exp.Null: lambda _: Value(polars=pl.lit(None), type="null"),
+            exp.Boolean: lambda node: Value(run=_always(logic.truth(np.bool_(node.this))), type="boolean"),
+            exp.Null: lambda _: NULL,
             exp.Paren: lambda node: self.compile(node.this),
             exp.Neg: self._negative,
             exp.Not: self._not,
@@ -155,8 +130,6 @@ class Compiler:
             raise Refused(node, f"the condition is nested deeper than {MAX_COMPILE_DEPTH} operations")
         value = compile_node(node)
         self._depth -= 1
-        if value.cost > MAX_COST:
-            raise Refused(node, "the condition is too large; split it into several rules")
         return value
 
     # Leaves
@@ -195,79 +168,75 @@ class Compiler:
         if signal.type == "date":
             raise Refused(node, f"signal {ref} is a date and cannot be compared; use a signal that counts days")
         self.types[ref] = signal.type
-        return Value(polars=pl.col(str(ref)), type=signal.type)
+        return Value(run=itemgetter(str(ref)), type=signal.type)
 
     def _literal(self, node: exp.Literal) -> Value:
         text = str(node.this)
         if node.is_string:
-            return Value(polars=pl.lit(text, dtype=pl.String), type="text")
+            return Value(run=_always(logic.text(text)), type="text")
         try:
             number = float(text)
         except ValueError:
             number = math.inf
         if not math.isfinite(number):
             raise Refused(node, f"{text} is not a number that fits")
-        return Value(polars=pl.lit(number, dtype=pl.Float64), type="number")
+        return Value(run=_always(logic.number(number)), type="number")
 
     # Numbers
 
     def _arithmetic(self, node: exp.Binary) -> Value:
-        left, right = self._number(node.this), self._number(node.expression)
-        return Value(
-            polars=ARITHMETIC[type(node)](cast_to(left, "number"), cast_to(right, "number")),
-            type="number",
-            cost=left.cost + right.cost + 2,
-        )
+        left, right, compute = self._number(node.this), self._number(node.expression), ARITHMETIC[type(node)]
+        return _numbers(lambda columns: logic.finite(compute(left(columns).values, right(columns).values)))
 
-    def _number(self, node: exp.Expr) -> Value:
+    def _number(self, node: exp.Expr) -> Run:
         return self._of_type(node, "number")
 
     def _negative(self, node: exp.Neg) -> Value:
-        value = self._number(node.this)
-        return Value(polars=-cast_to(value, "number"), type="number", cost=value.cost + 1)
+        return self._of_one(node.this, np.negative)
 
     def _abs(self, node: exp.Abs) -> Value:
-        value = self._number(node.this)
-        return Value(polars=cast_to(value, "number").abs(), type="number", cost=value.cost + 1)
+        return self._of_one(node.this, np.abs)
 
     def _round(self, node: exp.Round) -> Value:
         if node.args.get("decimals") is not None:
             raise Refused(node, "ROUND takes one number, as for double precision in PostgreSQL")
-        value = self._number(node.this)
-        rounded = cast_to(value, "number").round(0, mode="half_to_even")
-        return Value(polars=rounded, type="number", cost=value.cost + 1)
+        return self._of_one(node.this, np.rint)  # half to even, as there
+
+    def _of_one(self, node: exp.Expr, compute: Callable[[Any], Any]) -> Value:
+        value = self._number(node)
+        return _numbers(lambda columns: Numbers(compute(value(columns).values)))
 
     def _extreme(self, node: exp.Greatest | exp.Least) -> Value:
         values = [self._number(part) for part in (node.this, *node.expressions)]
-        pick = pl.max_horizontal if isinstance(node, exp.Greatest) else pl.min_horizontal
-        return Value(polars=pick([cast_to(value, "number") for value in values]), type="number", cost=_cost(values))
+        pick = np.fmax if isinstance(node, exp.Greatest) else np.fmin  # which pass over NULL, as SQL does
+        return _numbers(lambda columns: Numbers(reduce(pick, [value(columns).values for value in values])))
 
     # Truth
 
-    def _of_type(self, node: exp.Expr, wanted: Type) -> Value:
+    def _of_type(self, node: exp.Expr, wanted: Type) -> Run:
         value = self.compile(node)
         if value.type not in {wanted, "null"}:
             raise Refused(node, f"expected a {wanted}, but this is a {value.type}")
-        return value
+        return cast_to(value, wanted)
 
     def _not(self, node: exp.Not) -> Value:
         value = self._of_type(node.this, "boolean")
-        return Value(polars=~cast_to(value, "boolean"), type="boolean", cost=value.cost + 1)
+        return _truth(lambda columns: ~value(columns))
 
     def _and_or(self, node: exp.Connector) -> Value:
         # flatten() because a long chain of AND is a deep tree to the parser, and no reader sees it as deep.
         values = [self._of_type(part, "boolean") for part in node.flatten(unnest=False)]
-        expressions = [cast_to(value, "boolean") for value in values]
-        combine = pl.all_horizontal if isinstance(node, exp.And) else pl.any_horizontal
-        return Value(polars=combine(expressions), type="boolean", cost=_cost(values))
+        combine = logic.every if isinstance(node, exp.And) else logic.some
+        return _truth(lambda columns: combine([value(columns) for value in values]))
 
     def _comparison(self, node: exp.Binary) -> Value:
-        left, right = self._operand(node.this), self._operand(node.expression)
-        type_ = _common_type(node, [left, right])
+        operands = [self._operand(node.this), self._operand(node.expression)]
+        type_ = _common_type(node, operands)
         if type_ == "boolean" and isinstance(node, ORDERINGS):
             raise Refused(node, "a boolean is neither more nor less than another; use = or <>")
-        compared = COMPARISONS[type(node)](cast_to(left, type_), cast_to(right, type_))
-        return Value(polars=compared, type="boolean", cost=left.cost + right.cost + 1)
+        left, right = (cast_to(operand, type_) for operand in operands)
+        how = COMPARISONS[type(node)]
+        return _truth(lambda columns: left(columns).compare(how, right(columns)))
 
     def _operand(self, node: exp.Expr) -> Value:
         if isinstance(node, NEED_BRACKETS):
@@ -278,11 +247,15 @@ class Compiler:
     def _in(self, node: exp.In) -> Value:
         if not node.expressions:
             raise Refused(node, "IN takes a list of values: IN ('a', 'b')")
-        wanted = self._operand(node.this)
-        values = [self._operand(part) for part in node.expressions]
-        type_ = _common_type(node, [wanted, *values])
-        equal = [cast_to(wanted, type_) == cast_to(value, type_) for value in values]
-        return Value(polars=pl.any_horizontal(equal), type="boolean", cost=_cost(values) + len(values) * wanted.cost)
+        parts = [self._operand(part) for part in (node.this, *node.expressions)]
+        type_ = _common_type(node, parts)
+        wanted, *values = (cast_to(part, type_) for part in parts)
+
+        def run(columns: Columns) -> Truth:
+            subject = wanted(columns)
+            return logic.some([subject.compare(logic.EQUAL, value(columns)) for value in values])
+
+        return _truth(run)
 
     def _between(self, node: exp.Between) -> Value:
         if node.args.get("symmetric"):
@@ -292,58 +265,83 @@ class Compiler:
         if type_ == "boolean":
             raise Refused(node, "BETWEEN compares numbers or texts")
         value, low, high = (cast_to(part, type_) for part in parts)
-        return Value(polars=(value >= low) & (value <= high), type="boolean", cost=_cost(parts) + parts[0].cost)
+
+        def run(columns: Columns) -> Truth:
+            subject, ends = value(columns), ((logic.AT_LEAST, low), (logic.AT_MOST, high))
+            return logic.every([subject.compare(how, end(columns)) for how, end in ends])
+
+        return _truth(run)
 
     def _is(self, node: exp.Is) -> Value:
         value = self._operand(node.this)
         asked, negate = node.expression, bool(node.args.get("negate"))
         if isinstance(asked, exp.Null):
-            polars = cast_to(value, "number").is_not_null() if negate else cast_to(value, "number").is_null()
-        elif isinstance(asked, exp.Boolean):
-            if value.type not in {"boolean", "null"}:
-                raise Refused(node, f"IS TRUE and IS FALSE ask about a boolean, but this is a {value.type}")
-            polars = cast_to(value, "boolean").eq_missing(pl.lit(bool(asked.this)))
-            polars = ~polars if negate else polars
-        else:
+            part = cast_to(value, value.type)
+            return _truth(lambda columns: logic.truth(part(columns).known == negate))
+        if not isinstance(asked, exp.Boolean):
             raise Refused(node, "IS is followed by NULL, TRUE or FALSE, perhaps after NOT")
-        return Value(polars=polars, type="boolean", cost=value.cost + 2)
+        if value.type not in {"boolean", "null"}:
+            raise Refused(node, f"IS TRUE and IS FALSE ask about a boolean, but this is a {value.type}")
+        part, true = cast_to(value, "boolean"), bool(asked.this)
+
+        def run(columns: Columns) -> Truth:
+            found = part(columns)
+            so = logic.truth(found.true if true else found.false)
+            return ~so if negate else so
+
+        return _truth(run)
 
     # Any type
 
     def _coalesce(self, node: exp.Coalesce) -> Value:
         values = [self.compile(part) for part in (node.this, *node.expressions)]
         type_ = _common_type(node, values)
-        return Value(polars=_full(pl.coalesce([cast_to(value, type_) for value in values]), type_), type=type_,
-                     cost=_cost(values) + 1)  # fmt: skip
+        parts = [cast_to(value, type_) for value in values]
+        return Value(run=lambda columns: logic.coalesce([part(columns) for part in parts]), type=type_)
 
     def _case(self, node: exp.Case) -> Value:
         subject = self._operand(node.this) if node.this is not None else None
         conditions, results = [], []
-        cost = 1
         for branch in node.args["ifs"]:
-            condition = self._case_condition(branch, subject)
-            conditions.append(cast_to(condition, "boolean"))
+            conditions.append(self._condition(branch, subject))
             results.append(self.compile(branch.args["true"]))
-            cost += condition.cost
         default = node.args.get("default")
-        otherwise = self.compile(default) if default is not None else Value(polars=pl.lit(None), type="null")
-        type_ = _common_type(node, [*results, otherwise])
-        polars = cast_to(otherwise, type_)
-        for condition_polars, result in zip(reversed(conditions), reversed(results), strict=True):
-            polars = pl.when(condition_polars).then(cast_to(result, type_)).otherwise(polars)
-        return Value(polars=_full(polars, type_), type=type_, cost=cost + _cost([*results, otherwise]) + 1)
+        results.append(NULL if default is None else self.compile(default))
+        type_ = _common_type(node, results)
+        *answers, otherwise = (cast_to(result, type_) for result in results)
+        asked = _always(NULLS["null"]) if subject is None else subject.run
 
-    def _case_condition(self, branch: exp.If, subject: Value | None) -> Value:
+        def run(columns: Columns) -> Any:
+            value, found = asked(columns), otherwise(columns)
+            for condition, answer in zip(reversed(conditions), reversed(answers), strict=True):
+                found = answer(columns).where(condition(columns, value).true, found)
+            return found
+
+        return Value(run=run, type=type_)
+
+    def _condition(self, branch: exp.If, subject: Value | None) -> Callable[[Columns, Any], Truth]:
+        """When a branch of CASE is taken, from the columns and what the subject is."""
         if subject is None:
-            return self._of_type(branch.this, "boolean")
+            condition = self._of_type(branch.this, "boolean")
+            return lambda columns, _: condition(columns)
         wanted = self._operand(branch.this)
         type_ = _common_type(branch, [subject, wanted])
-        equal = cast_to(subject, type_) == cast_to(wanted, type_)
-        return Value(polars=equal, type="boolean", cost=subject.cost + wanted.cost + 1)
+        other = cast_to(wanted, type_)
+        if subject.type == "null":
+            return lambda *_: UNKNOWN
+        return lambda columns, value: value.compare(logic.EQUAL, other(columns))
 
 
-def _cost(values: Iterable[Value]) -> int:
-    return 1 + sum(value.cost + 1 for value in values)
+NULL = Value(run=_always(NULLS["null"]), type="null")
+UNKNOWN = Truth(np.False_, np.False_)
+
+
+def _numbers(run: Callable[[Columns], Numbers]) -> Value:
+    return Value(run=run, type="number")
+
+
+def _truth(run: Callable[[Columns], Truth]) -> Value:
+    return Value(run=run, type="boolean")
 
 
 def _common_type(node: exp.Expr, values: Sequence[Value]) -> Type:
