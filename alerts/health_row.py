@@ -1,82 +1,90 @@
-"""Writes what an evaluation found to the ``health`` rows and the day's score, a batch in two statements."""
+"""Writes what an evaluation found to the ``health`` rows and the day's score, a batch in one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from itertools import chain
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts import lineage
 from alerts.holding import Holding
+from health import driver
 from health.arrays import Floats
-from health.instants import NEVER, from_us
+from health.instants import DAY, NEVER
 
 if TYPE_CHECKING:
     from alerts.observing import Batch
 
-_COLUMNS = {
+# How each column is sent, and what is made of it where it is sent as something else. Decimal numbers as text: a float
+# made numeric keeps 15 digits. JSON as bytes: much of it is no ASCII, which costs as str and back.
+_SENT: Final = {
+    "account_id": "text",
     "name": "text",
     "plan": "text",
     "owner": "text",
     "segment": "text",
     "status": "text",
-    "mrr": "numeric",
+    "mrr": "text",
     "currency": "text",
-    "renewal_on": "date",
+    "renewal_on": "int",
     "score": "float8",
     "band": "text",
-    "mrr_at_risk": "numeric",
+    "mrr_at_risk": "text",
     "open_alerts": "int",
     "last_seen_at": "timestamptz",
     "last_login_at": "timestamptz",
-    "signals": "jsonb",
-    "contributions": "jsonb",
+    "signals": "bytea",
+    "contributions": "bytea",
     "scorecard": "text",
-    "incomplete_since": "timestamptz",
-    "problem": "text",
     "parent_id": "text",
     "parent_problem": "text",
-    "as_child": "jsonb",
-    "rollup": "jsonb",
+    "as_child": "bytea",
+    "rollup": "bytea",
     "facts_version": "bigint",
-    "round": "bigint",
-    "holding": "jsonb",
+    "holding": "bytea",
     "imported_until": "timestamptz",
-    "waiting_since": "timestamptz",
-    "evaluated_at": "timestamptz",
     "due_at": "timestamptz",
 }
+_MADE: Final = {"mrr": "r.mrr::numeric", "mrr_at_risk": "r.mrr_at_risk::numeric",
+                "renewal_on": "DATE 'epoch' + r.renewal_on"}  # fmt: skip
+_SAME: Final = {"evaluated_at": "timestamptz", "incomplete_since": "timestamptz", "round": "bigint", "day": "date"}
+"""Of all accounts of a batch; they come first."""
 
-_TYPES = ", ".join(f"{name} {type_}" for name, type_ in _COLUMNS.items())
 
-# One statement: the rows are parsed once. A score that is today's already is not even locked.
-_WRITE = text(
-    f"""
-WITH r AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(account_id text, {_TYPES})
-), written AS (
-  UPDATE health h SET {", ".join(f"{name} = r.{name}" for name in _COLUMNS)}
-  FROM r WHERE h.account_id = r.account_id COLLATE "C"
+def _made(name: str, type_: str) -> str:
+    return _MADE.get(name, f"convert_from(r.{name}, 'UTF8')::jsonb" if type_ == "bytea" else f"r.{name}")
+
+
+_LISTS: Final = ", ".join(f"unnest(${n}::{type_}[]) AS {name}" for n, (name, type_) in enumerate(_SENT.items(), 5))
+_SET: Final = ", ".join(f"{name} = {_made(name, type_)}" for name, type_ in _SENT.items() if name != "account_id")
+# ``unnest`` among the columns: in FROM, all rows would be kept on the way. So is what ``written`` returns: few lines. A
+# score that is today's already is not even locked.
+_WRITE: Final = f"""
+WITH written AS (
+  UPDATE health h SET {_SET}, evaluated_at = $1::timestamptz, incomplete_since = $2::timestamptz, round = $3::bigint,
+    problem = NULL, waiting_since = NULL
+  FROM (SELECT {_LISTS}) r WHERE h.account_id = r.account_id COLLATE "C"
+  RETURNING h.account_id, h.score, h.band, h.scorecard, CASE WHEN h.scorecard IS NOT NULL AND NOT EXISTS (
+    SELECT FROM score_history t WHERE t.account_id = h.account_id AND t.day = $4::date
+      AND t.score IS NOT DISTINCT FROM h.score AND t.band IS NOT DISTINCT FROM h.band AND t.scorecard = h.scorecard
+  ) THEN h.contributions END AS contributions
 )
 INSERT INTO score_history AS s (account_id, day, score, band, scorecard, contributions)
-SELECT r.account_id, CAST(:day AS date), r.score, r.band, r.scorecard, r.contributions
-FROM r WHERE r.scorecard IS NOT NULL AND NOT EXISTS (
-  SELECT FROM score_history t WHERE t.account_id = r.account_id COLLATE "C" AND t.day = CAST(:day AS date)
-    AND t.score IS NOT DISTINCT FROM r.score AND t.band IS NOT DISTINCT FROM r.band AND t.scorecard = r.scorecard
-)
+SELECT account_id, $4::date, score, band, scorecard, contributions FROM written WHERE contributions IS NOT NULL
 ON CONFLICT (account_id, day) DO UPDATE
 SET score = excluded.score, band = excluded.band, scorecard = excluded.scorecard, contributions = excluded.contributions
 WHERE s.score IS DISTINCT FROM excluded.score OR s.band IS DISTINCT FROM excluded.band
    OR s.scorecard IS DISTINCT FROM excluded.scorecard
 """  # noqa: S608 - made of the names above
-)
 
-_TEXTS = ("name", "plan", "owner", "segment", "currency")
-_encode = msgspec.json.Encoder().encode
+_TEXTS: Final = ("name", "plan", "owner", "segment", "currency")
+_encoder: Final = msgspec.json.Encoder()
 
 
 async def write_health(
@@ -89,10 +97,16 @@ async def write_health(
     """Every column of the lists, and the last score of the day; what parents are told."""
     at_risk = batch.facts.numbers["mrr"] * batch.scores.at_risk
     kin = lineage.columns(batch, at_risk)
-    columns = _columns(batch, at_risk, due_at, open_alerts, kin)
-    columns["holding"] = [waiting or None for waiting in holding]
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    await conn.execute(_WRITE, {"rows": _encode(rows).decode(), "day": batch.now.date()})
+    columns = _columns(batch, at_risk, due_at, open_alerts, kin, holding)
+    await driver.execute(
+        conn,
+        _WRITE,
+        batch.now,
+        batch.context.observed.held_since(batch.now),
+        batch.context.round,
+        batch.now.date(),
+        *(columns[name] for name in _SENT),
+    )
     await lineage.tell_parents(conn, batch, kin)
 
 
@@ -101,48 +115,64 @@ def _columns(
     at_risk: Floats,
     due_at: Sequence[datetime | None],
     open_alerts: Mapping[str, int],
-    kin: Sequence[Mapping[str, Any]],
+    kin: lineage.Told,
+    holding: Sequence[Mapping[str, Holding]],
 ) -> dict[str, Sequence[Any]]:
-    """The values of every account, column by column; NaN becomes null in the JSON."""
-    facts, scores, rows, size = batch.facts, batch.scores, batch.rows, len(batch.facts)
-    same = {
-        "incomplete_since": batch.context.observed.held_since(batch.now), "problem": None, "waiting_since": None,
-        "round": batch.context.round, "evaluated_at": batch.now,
-    }  # fmt: skip
+    """The values of every account, column by column, as they are sent."""
+    facts, scores, rows = batch.facts, batch.scores, batch.rows
     return {
         "account_id": facts.account_ids,
         **{name: facts.texts[name].tolist() for name in _TEXTS},
         "status": [status or "active" for status in facts.texts["status"].tolist()],
-        "mrr": facts.numbers["mrr"].tolist(),
-        "renewal_on": [None if at == NEVER else from_us(at).date() for at in facts.renewal_at.tolist()],
-        "score": scores.score.tolist(),
+        "mrr": _decimals(facts.numbers["mrr"]),
+        "renewal_on": [None if at == NEVER else at // DAY for at in facts.renewal_at.tolist()],
+        "score": [value if isfinite(value) else None for value in scores.score.tolist()],
         "band": scores.band,
-        "mrr_at_risk": at_risk.tolist(),
+        "mrr_at_risk": _decimals(at_risk),
         "open_alerts": [max(0, open_alerts.get(account_id, 0)) for account_id in facts.account_ids],
         "last_seen_at": [row.last_activity_at for row in rows],
         "last_login_at": [row.last_login_at for row in rows],
         "signals": _signals(batch),
         "contributions": _contributions(batch),
         "scorecard": scores.scorecard,
+        "parent_id": kin.parent_id,
+        "parent_problem": kin.parent_problem,
+        "as_child": _json(kin.as_child),
+        "rollup": _json(kin.rollup),
         "facts_version": [row.version for row in rows],
+        "holding": _json([waiting or None for waiting in holding]),
         "imported_until": [row.imported_until for row in rows],
         "due_at": due_at,
-        **{name: [each[name] for each in kin] for name in ("parent_id", "parent_problem", "as_child", "rollup")},
-        **{name: [value] * size for name, value in same.items()},
     }
 
 
-def _signals(batch: Batch) -> list[dict[str, Any]]:
+def _decimals(values: Floats) -> list[str | None]:
+    return [repr(value) if isfinite(value) else None for value in values.tolist()]
+
+
+def _json(values: Sequence[Any]) -> list[bytes | None]:
+    return [None if value is None else _encoder.encode(value) for value in values]
+
+
+def _signals(batch: Batch) -> list[bytes]:
+    """NaN becomes null."""
     columns = batch.table.columns
-    values = zip(*(column[:, -1].tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in values]
+    names, shape = _shape(tuple(columns))
+    values = zip(*(columns[name][:, -1].tolist() for name in names), strict=True)
+    return [_encoder.encode(shape(*row)) for row in values]
 
 
-def _contributions(batch: Batch) -> list[list[msgspec.Raw]]:
+@lru_cache(maxsize=8)
+def _shape(names: tuple[str, ...]) -> tuple[list[str], type[msgspec.Struct]]:
+    """The names in the order in which ``jsonb`` keeps them, and what has them for its keys: it is encoded faster than
+    a dict."""
+    ordered = sorted(names, key=lambda name: (len(name.encode()), name.encode()))
+    fields = {f"f{n}": name for n, name in enumerate(ordered)}
+    return ordered, msgspec.defstruct("Signals", [(field, Any) for field in fields], rename=fields, gc=False)
+
+
+def _contributions(batch: Batch) -> list[bytes]:
     """Most lines stand in many accounts, and are encoded once."""
-    encoded: dict[int, msgspec.Raw] = {}
-    for lines in batch.scores.contributions:
-        for line in lines:
-            if id(line) not in encoded:
-                encoded[id(line)] = msgspec.Raw(_encode(line))
-    return [[encoded[id(line)] for line in lines] for lines in batch.scores.contributions]
+    lines = {id(line): line for line in chain.from_iterable(batch.scores.contributions)}
+    encoded = dict(zip(lines, _encoder.encode_lines(lines.values()).split(b"\n"), strict=False))
+    return [b"[%b]" % b",".join([encoded[id(line)] for line in own]) for own in batch.scores.contributions]

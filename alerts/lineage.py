@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.rules import Rule
 from health import hierarchy_rows
-from health.arrays import Bools
+from health.arrays import Bools, Floats
 from health.catalogue import OF_CHILDREN, SCORE_SIGNALS
 from health.columns import Facts
 from health.hierarchy import PARENT, Link, Own, RollUp, as_child, roll_up, umbrellas
@@ -64,41 +64,50 @@ async def read(conn: AsyncConnection, facts: Facts, rows: Sequence[AccountRow]) 
     )
 
 
-def columns(batch: Batch, at_risk: Any) -> list[dict[str, Any]]:
-    """Of each account's health row what is about parents and children; ``at_risk`` (A,) is its MRR at risk."""
-    facts, scores, below = batch.facts, batch.scores, batch.lineage.below
-    found = []
-    for place, account_id in enumerate(facts.account_ids):
-        link = batch.lineage.links.get(account_id)
-        under = below.below(place)
-        told = None
-        if link is not None and link.followed is not None:
-            own = Own(
-                account_id=account_id,
-                name=facts.texts["name"][place],
-                status=facts.texts["status"][place],
-                score=_known(scores.score[place]),
-                band=scores.band[place],
-                mrr=_known(facts.numbers["mrr"][place]),
-                at_risk=_known(at_risk[place]),
-                currency=facts.texts["currency"][place],
-                incomplete=bool(scores.incomplete[place]),
-                umbrella=bool(batch.lineage.umbrella[place]),
-                card=scores.scorecard[place],
-            )
-            told = as_child(own, under)
-        found.append(
-            {
-                "parent_id": None if link is None else link.parent_id,
-                "parent_problem": None if link is None else link.problem,
-                "as_child": told,
-                "rollup": under,
-            }
-        )
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Of each account's health row what is about parents and children, column by column."""
+
+    parent_id: list[str | None]
+    parent_problem: list[str | None]
+    as_child: list[dict[str, Any] | None]
+    rollup: list[dict[str, Any] | None]
 
 
-async def tell_parents(conn: AsyncConnection, batch: Batch, told: Sequence[Mapping[str, Any]]) -> None:
+def columns(batch: Batch, at_risk: Floats) -> Told:
+    """``at_risk`` (A,) is each account's MRR at risk. Most accounts have neither parent nor children."""
+    size, links, below = len(batch.facts), batch.lineage.links, batch.lineage.below
+    none: list[None] = [None] * size
+    told = Told(parent_id=[*none], parent_problem=[*none], as_child=[*none], rollup=[*none])
+    for place in np.flatnonzero(below.named).tolist():
+        told.rollup[place] = below.below(place)
+    for place, account_id in enumerate(batch.facts.account_ids if links else ()):
+        link = links.get(account_id)
+        if link is not None:
+            told.parent_id[place], told.parent_problem[place] = link.parent_id, link.problem
+            if link.followed is not None:
+                told.as_child[place] = as_child(_own(batch, at_risk, place), told.rollup[place])
+    return told
+
+
+def _own(batch: Batch, at_risk: Floats, place: int) -> Own:
+    facts, scores = batch.facts, batch.scores
+    return Own(
+        account_id=facts.account_ids[place],
+        name=facts.texts["name"][place],
+        status=facts.texts["status"][place],
+        score=_known(scores.score[place]),
+        band=scores.band[place],
+        mrr=_known(facts.numbers["mrr"][place]),
+        at_risk=_known(at_risk[place]),
+        currency=facts.texts["currency"][place],
+        incomplete=bool(scores.incomplete[place]),
+        umbrella=bool(batch.lineage.umbrella[place]),
+        card=scores.scorecard[place],
+    )
+
+
+async def tell_parents(conn: AsyncConnection, batch: Batch, told: Told) -> None:
     """Touches the parents, those of before and those of now, of whoever tells something else than before.
 
     A round of re-evaluation goes by the accounts that have facts: whoever is only known as a parent is brought along by
@@ -106,12 +115,15 @@ async def tell_parents(conn: AsyncConnection, batch: Batch, told: Sequence[Mappi
     """
     parents: set[str] = set()
     along: set[str] = set()
-    for account_id, row, now in zip(batch.facts.account_ids, batch.rows, told, strict=True):
-        before = (row.parent_id, row.parent_problem, row.as_child)
-        if before != (now["parent_id"], now["parent_problem"], now["as_child"]):
-            parents |= {row.parent_id, now["parent_id"]} - {account_id, None}
-        elif now["as_child"] is not None and row.round != batch.context.round:
-            along.add(now["parent_id"])
+    for place, row in enumerate(batch.rows):
+        parent_id, says = told.parent_id[place], told.as_child[place]
+        if row.parent_id is None and parent_id is None:
+            continue
+        if (row.parent_id, row.parent_problem, row.as_child) != (parent_id, told.parent_problem[place], says):
+            itself = batch.facts.account_ids[place]
+            parents.update(parent for parent in (row.parent_id, parent_id) if parent is not None and parent != itself)
+        elif says is not None and parent_id is not None and row.round != batch.context.round:
+            along.add(parent_id)
     if along - parents:
         parents |= await hierarchy_rows.without_facts(conn, along - parents, batch.context.round)
     await hierarchy_rows.touch(conn, parents, batch.now)

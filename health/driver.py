@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 _BEGIN = text("SELECT")
@@ -48,7 +48,8 @@ async def _told(conn: AsyncConnection, query: str, call: Callable[[asyncpg.Conne
         leave_out_values(error)
         if lost := driver.is_closed():
             await conn.invalidate(error)
-        raise DBAPIError(query, None, error, hide_parameters=True, connection_invalidated=lost) from error
+        kind = IntegrityError if isinstance(error, asyncpg.IntegrityConstraintViolationError) else DBAPIError
+        raise kind(query, None, error, hide_parameters=True, connection_invalidated=lost) from error
 
 
 def leave_out_values(error: BaseException) -> None:
