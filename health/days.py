@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import holidays
@@ -22,6 +21,7 @@ from health.instants import DAY, NEVER, Instants, to_us
 _EPOCH = date(1970, 1, 1)
 _SATURDAY = 5
 _SPAN = 512
+_YEARS = 4
 _LAST = 84_000
 """A date in 2199: no event is later."""
 
@@ -37,42 +37,52 @@ class Places:
     def of(cls, zones: Texts, countries: Texts) -> Places:
         return cls(zone=_known(zones, known_zone), country=_known(countries, known_country))
 
-    def rows(self, index: Ints) -> Places:
-        """The places of rows that belong to the accounts at ``index``."""
-        return Places(zone=self.zone[index], country=self.country[index])
-
     @cached_property
-    def _by_zone(self) -> dict[str, Ints]:
-        names, code = _coded(self.zone)
-        return {name: np.flatnonzero(code == number) for number, name in enumerate(names)}
+    def zones(self) -> tuple[list[str], Ints]:
+        """The time zones, and the number of each account's among them. (A,)"""
+        return _coded(self.zone)
 
     @cached_property
     def countries(self) -> tuple[list[str], Ints]:
         """The countries, and the number of each account's among them. (A,)"""
         return _coded(self.country)
 
-    def dates(self, at: Instants) -> Ints:
-        """The date of each instant by its account's zone; ``at`` (A, …). What lies at NEVER has no meaning."""
+    @cached_property
+    def _by_zone(self) -> dict[str, Ints]:
+        names, code = self.zones
+        return {name: np.flatnonzero(code == number) for number, name in enumerate(names)}
+
+    def dates(self, at: Instants, of: Ints | None = None) -> Ints:
+        """The date of each instant by its account's zone; ``at`` (A, …), or (R, …) for rows ``of`` these accounts (R,).
+        What lies at NEVER has no meaning."""
+        names, code = self.zones
         found: Ints = at // DAY
-        for zone, rows in self._by_zone.items():
-            if zone == "UTC":
-                continue
-            own = at[rows]
-            if not own.size:
-                continue
-            own = np.clip(np.where(own == NEVER, own.max(), own), 0, _LAST * DAY)
-            first = int(own.min() // DAY) - 2
-            found[rows] = first + np.searchsorted(borders(zone, first, int(own.max() // DAY) + 2), own, "right") - 1
+        if not at.size or names == ["UTC"]:
+            return found
+        at = np.clip(np.where(at == NEVER, at.max(), at), 0, _LAST * DAY)
+        first, last = int(at.min() // DAY) - 2, int(at.max() // DAY) + 2
+        rows = self._by_zone if of is None else {name: np.flatnonzero(code[of] == n) for n, name in enumerate(names)}
+        for zone, some in rows.items():
+            if zone != "UTC":
+                found[some] = first + np.searchsorted(borders(zone, first, last), at[some], "right") - 1
         return found
+
+    def dates_at(self, instants: Instants) -> Ints:
+        """The dates of the same instants (T,) for every account. (A, T)"""
+        at = np.clip(instants, 0, _LAST * DAY)
+        first, last = int(at.min() // DAY) - 2, int(at.max() // DAY) + 2
+        names, code = self.zones
+        found = [
+            instants // DAY if zone == "UTC" else first + np.searchsorted(borders(zone, first, last), at, "right") - 1
+            for zone in names
+        ]
+        return np.array(found, dtype=np.int64).reshape(len(names), len(at))[code]
 
     def next_midnight(self, now: int) -> Instants:
         """When each account's date changes next. (A,)."""
-        midnight = np.full(len(self.zone), now - now % DAY + DAY, dtype=np.int64)
-        for zone, rows in self._by_zone.items():
-            if zone != "UTC":
-                ahead = borders(zone, now // DAY - 1, now // DAY + 3)
-                midnight[rows] = ahead[np.searchsorted(ahead, now, "right")]
-        return midnight
+        names, code = self.zones
+        ahead = [borders(zone, now // DAY - 1, now // DAY + 3) for zone in names]
+        return np.array([own[np.searchsorted(own, now, "right")] for own in ahead], dtype=np.int64)[code]
 
     def midnights(self, first: int, last: int) -> Iterator[tuple[Ints, Instants]]:
         """All changes of date in (first, last], as (accounts, instants) pairs."""
@@ -92,14 +102,23 @@ def borders(zone: str, first: int, last: int) -> Instants:
     """When the dates ``first`` to ``last`` begin in a zone, ascending."""
     if zone == "UTC":
         return np.arange(first, last + 1, dtype=np.int64) * DAY
-    begins: Instants = _of_years(first, last, lambda year: _year_borders(zone, year))
-    return begins
+    begin, end = (_year_of(day) // _YEARS for day in (first, last))
+    before = _year_begins(begin * _YEARS)
+    return _borders(zone, begin, end)[first - before : last - before + 1]
+
+
+@lru_cache(maxsize=256)
+def _borders(zone: str, begin: int, end: int) -> Instants:
+    """Of whole spans of years, so that few of them are kept."""
+    return np.concatenate([_year_borders(zone, year) for year in range(begin * _YEARS, (end + 1) * _YEARS)])
 
 
 def business(country: str, first: int, last: int) -> Bools:
     """Whether the dates ``first`` to ``last`` are business days in a country."""
-    found: Bools = _of_years(first, last, lambda year: _year_business(country, year))
-    return found
+    begin, end = _year_of(first), _year_of(last)
+    before = _year_begins(begin)
+    whole = np.concatenate([_year_business(country, year) for year in range(begin, end + 1)])
+    return whole[first - before : last - before + 1]
 
 
 def business_before(country: str, first: int, last: int) -> Ints:
@@ -114,13 +133,11 @@ def _sums(country: str, first: int, last: int) -> Ints:
     return np.append(0, np.cumsum(business(country, first, last - 1)))
 
 
-def _of_years(first: int, last: int, of_year: Any) -> Any:
-    years = range((_EPOCH + timedelta(days=first)).year, (_EPOCH + timedelta(days=last)).year + 1)
-    whole = np.concatenate([of_year(year) for year in years])
-    begin = _year_begins(years[0])
-    return whole[first - begin : last - begin + 1]
+def _year_of(day: int) -> int:
+    return (_EPOCH + timedelta(days=day)).year
 
 
+@lru_cache(maxsize=256)
 def _year_begins(year: int) -> int:
     return (date(year, 1, 1) - _EPOCH).days
 

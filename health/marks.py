@@ -41,6 +41,10 @@ def last_of(words: Words) -> Ints:
     """The place of the last marked day, far in the past for none. (R,)"""
     if not words.shape[1]:
         return np.full(len(words), -NO_DAY)
+    top, begin = words[:, 0].copy(), np.zeros(len(words), dtype=np.int64)
+    for number in range(1, words.shape[1]):
+        marked = words[:, number] > 0
+        np.copyto(top, words[:, number], where=marked)
+        np.copyto(begin, number * WORD, where=marked)
     # A word fits a float exactly, whose exponent is the number of its highest bit.
-    place = np.frexp(words.astype(np.float64))[1] + (np.arange(words.shape[1]) * WORD - 1)
-    return np.asarray(np.where(words > 0, place, -NO_DAY).max(axis=1), dtype=np.int64)
+    return np.where(top > 0, begin + np.frexp(top.astype(np.float64))[1] - 1, -NO_DAY)

@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from health.arrays import Floats, Ints
+from health.arrays import Bools, Floats, Ints
 
 DECAY: Final = 0.97
 PRIOR_PAUSES: Final = 2.0
@@ -93,7 +93,9 @@ class DaySets:
         return self._at(self.edges[1:] - 1, none)
 
     def _at(self, place: Ints, none: int) -> Ints:
-        return np.append(self.day, none)[np.where(self.count > 0, place, -1)]
+        if not len(self.day):
+            return np.full(len(self), none, dtype=np.int64)
+        return np.where(self.count > 0, self.day.take(place, mode="clip"), none)
 
     def until(self, day: Ints) -> DaySets:
         """As it was known at the end of each account's ``day`` (A,)."""
@@ -288,9 +290,8 @@ class Pauses:
         return usual
 
 
-_BIN_OF: Final[Ints] = np.maximum(np.searchsorted(BIN_BORDERS, np.arange(int(BIN_BORDERS[-1]) + 1)) - 1, 0)
-"""The bin of a pause that lasts so many days, rounded up: borders are whole days."""
 _LONG_AGO: Final = -(10**6)
+_FAR_AHEAD: Final = 10**6
 _PART: Final = 16_384
 _MANY: Final = 4096
 """From so many on, a table of what stands on each day costs less than to work it out for each."""
@@ -301,42 +302,70 @@ def _weighed(seen: DaySets, fleet: Fleet, silence: Floats) -> tuple[Floats, Floa
     of all of them. All (A,)."""
     powers: Floats = np.power(DECAY, np.arange(int(seen.count.max(initial=1)), dtype=np.float64))
     everything = np.append(0.0, np.cumsum(powers))[np.maximum(seen.count - 1, 0)]
-    total, weights = np.zeros(len(seen)), np.zeros((len(seen), BINS))
+    if not len(seen.day):
+        return np.full(len(seen), fleet.mean_pause), np.zeros(len(seen)), everything
+    outlasting = _Outlasting.of(silence)
+    total, own = np.zeros(len(seen)), np.where(outlasting.always, outlasting.share * everything, 0.0)
+    low = int(seen.first(_FAR_AHEAD).min())
+    moments = fleet.clock.at(np.arange(low, int(seen.last(_LONG_AGO).max()) + 1))
     begin = 0
     while begin < len(seen):  # a part at a time, so that what is made of its days stays in the processor's cache
         end = int(np.searchsorted(seen.edges, seen.edges[begin] + _PART, "right")) - 1
-        end = min(max(end, begin + 1), len(seen))
-        total[begin:end], weights[begin:end] = _summed(seen, begin, end, powers, fleet.clock)
-        begin = end
-    low, high = BIN_BORDERS[:-1], BIN_BORDERS[1:]
-    own = (weights * np.clip((high - silence[:, None]) / (high - low), 0, 1)).sum(axis=1)
+        some = slice(begin, min(max(end, begin + 1), len(seen)))
+        rows, weight, length = _pauses(seen, some, powers, moments, low)
+        begun = np.flatnonzero(seen.count[some])
+        total[some][begun] = np.add.reduceat(weight * length, (seen.edges[some] - rows.start)[begun])
+        longer = np.flatnonzero(length > np.repeat(outlasting.edge[some], seen.count[some]))
+        account = seen.account[rows][longer]
+        counted = weight[longer] * outlasting.shares(account, length[longer])
+        own[some] += np.bincount(account - begin, weights=counted, minlength=some.stop - begin)
+        begin = some.stop
     return (PRIOR_PAUSES * fleet.mean_pause + total) / (PRIOR_PAUSES + everything), own, everything
 
 
-def _summed(seen: DaySets, begin: int, end: int, powers: Floats, clock: Clock) -> tuple[Floats, Floats]:
-    """Of the accounts from ``begin`` to ``end`` the weighted sum of the pauses (A',), and weights by bin (A', B)."""
-    size, count = end - begin, seen.count[begin:end]
-    rows = slice(seen.edges[begin], seen.edges[end])
-    edges, begun = seen.edges[begin : end + 1] - rows.start, np.flatnonzero(count)
-    total = np.zeros(size)
-    if not len(begun):
-        return total, np.zeros((size, BINS))
-    # Each active day stands for the pause that it ended; an account's first one ended none, and weighs nothing.
+def _pauses(seen: DaySets, some: slice, powers: Floats, moments: Floats, low: int) -> tuple[slice, Floats, Floats]:
+    """The rows of some accounts, and what each active day says of the pause that it ended: its weight and length. An
+    account's first one ended none, and weighs nothing."""
+    edges, count = seen.edges[some.start : some.stop + 1], seen.count[some]
+    rows = slice(int(edges[0]), int(edges[-1]))
+    edges = edges - rows.start
     weight = powers.take(np.repeat(edges[1:] - 1, count) - np.arange(edges[-1]))
-    length = np.diff(clock.at(seen.day[rows]), prepend=0.0)
-    firsts = edges[:-1][begun]
+    length = np.diff(moments.take(seen.day[rows] - low), prepend=0.0)
+    firsts = edges[:-1][count > 0]
     weight[firsts] = length[firsts] = 0
-    total[begun] = np.add.reduceat(weight * length, firsts)
-    place = _BIN_OF.take(np.ceil(length).astype(np.int64), mode="clip")
-    place += (seen.account[rows] - begin) * BINS
-    weights: Floats = np.bincount(place, weights=weight, minlength=size * BINS).astype(np.float64, copy=False)
-    return total, weights.reshape(size, BINS)
+    return rows, weight, length
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outlasting:
+    """How far pauses count as longer than a silence, all (A,). Within the silence's own bin they count by ``share``, as
+    if they were spread over it evenly, and in full when longer than ``high``. In the first bin all are, at least: of
+    them (``always``) the share needs no look. Up to ``edge`` no pause adds anything."""
+
+    share: Floats
+    high: Floats
+    always: Bools
+    edge: Floats
+
+    @classmethod
+    def of(cls, silence: Floats) -> _Outlasting:
+        place = np.searchsorted(BIN_BORDERS, silence, side="right") - 1
+        low, high = BIN_BORDERS[np.minimum(place, BINS - 1)], BIN_BORDERS[np.minimum(place + 1, BINS)]
+        share = np.clip((high - silence) / (high - low), 0, 1)
+        high = np.where(place >= BINS - 1, np.inf, high)  # the last bin has no end
+        edge = np.where(place == 0, np.where(share < 1, high, np.inf), np.where(place < BINS, low, np.inf))
+        return cls(share=share, high=high, always=place == 0, edge=edge)
+
+    def shares(self, account: Ints, length: Floats) -> Floats:
+        """Of pauses above the edge."""
+        share = self.share[account]
+        return np.where(self.always[account], 1 - share, np.where(length > self.high[account], 1.0, share))
 
 
 def _recent(seen: DaySets, after: Ints, most: int) -> Ints:
     """How many active days each account has ``after`` a day (A,); they can be ``most``. (A,)"""
     back = np.arange(min(most, int(seen.count.max(initial=0))))
-    days = np.append(seen.day, 0)[seen.edges[1:, None] - 1 - back]
+    days = seen.day.take(seen.edges[1:, None] - 1 - back, mode="clip") if len(back) else np.zeros((len(seen), 0))
     return np.asarray(((back < seen.count[:, None]) & (days > after[:, None])).sum(axis=1), dtype=np.int64)
 
 

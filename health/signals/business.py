@@ -59,7 +59,7 @@ def _without_gaps(view: View, first: Ints, end: Ints, *, observed: Observed | No
     if not asked.any():
         return np.zeros(view.t.shape, dtype=np.int64)
     if observed is not None:
-        through = view.once("through", lambda: _through(view, observed))[:, None] + 1
+        through = view.once("through", lambda: _through(view, observed)) + 1
         first, end = np.minimum(first, through), np.minimum(end, through)
     nothing = end[asked][0]
     first, end = np.where(asked, first, nothing), np.where(asked, end, nothing)
@@ -70,8 +70,8 @@ def _without_gaps(view: View, first: Ints, end: Ints, *, observed: Observed | No
 
 
 def _through(view: View, observed: Observed) -> Ints:
-    """The date by each account's zone up to which the position has come. (A,)"""
-    return view.facts.places.dates(np.full(len(view.facts), observed.through_us))
+    """The date by each account's zone up to which the position has come. (A, 1)"""
+    return view.facts.places.dates_at(np.array([observed.through_us]))
 
 
 def _observed(zone: str, low: int, high: int, observed: Observed) -> Bools:

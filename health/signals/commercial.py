@@ -60,7 +60,7 @@ def _days_overdue(view: View, _: str | None) -> Floats:
     worst = np.zeros(view.t.shape, dtype=np.int64)
     failing = np.flatnonzero(state.inside.any(axis=1))  # of all payments a few
     account, due_at = payments.account[failing], payments.due_at[failing]
-    failed_on = view.facts.places.rows(account).dates(state.since[failing])
+    failed_on = view.facts.places.dates(state.since[failing], account)
     late = view.date[account] - np.where(due_at == NEVER, NEVER, due_at // DAY)[:, None]
     late = np.where((due_at == NEVER)[:, None], view.date[account] - failed_on, late)
     np.maximum.at(worst, account, np.where(state.inside[failing], late, 0))
@@ -69,9 +69,10 @@ def _days_overdue(view: View, _: str | None) -> Floats:
 
 
 def _someone_failing(facts: Facts, _: Observed) -> Bools:
-    failing = in_status(facts.payments, FAILING)
+    payments = facts.payments
     found = np.zeros(len(facts), dtype=np.bool_)
-    found[facts.payments.account[failing]] = True
+    ever = [payments.status_at[status] != NEVER for status in FAILING if status in payments.status_at]
+    found[payments.account[in_status(payments, FAILING, np.any(ever, axis=0))]] = True
     return found
 
 
@@ -79,7 +80,9 @@ def _mrr_change(days: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
         then = past_number(view, "mrr", view.t - days * DAY)
         before = np.where(then > 0, then, np.nan)
-        now = np.where(view.live, view.number("mrr"), past_number(view, "mrr", view.t))
+        now = view.number("mrr")
+        if not view.only_live:
+            now = np.where(view.live, now, past_number(view, "mrr", view.t))
         change = (now - before) / before
         return view.known(change, np.isfinite(change))
 

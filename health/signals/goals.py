@@ -55,7 +55,7 @@ def _made_course(view: View) -> _Course:
     progress = np.where(met, 1.0, _part(value, target, at_most))
     dates, due = view.date[goals.account], goals.due_at[:, None] // DAY
     dated = (goals.due_at != NEVER)[:, None]
-    begun = view.facts.places.rows(goals.account).dates(goals.first_at)[:, None]
+    begun = view.facts.places.dates(goals.first_at, goals.account)[:, None]
     pace = np.where(dated, np.clip((dates - begun) / np.maximum(due - begun, 1), 0, 1), 0)
     open_ = still_set.inside & ~met
     overdue = open_ & dated & (due < dates)

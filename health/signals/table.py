@@ -67,22 +67,22 @@ def compute(
     view = View(facts, _instants(facts, at), observed)
     columns: dict[str, npt.NDArray[Any]] = {}
     incomplete: dict[str, Bools] = {}
-    nothing = np.zeros(view.t.shape, dtype=np.bool_)
+    found: dict[str, tuple[npt.NDArray[Any], Bools | None]] = {}
 
     def other(name: str) -> tuple[npt.NDArray[Any], Bools]:
         if name not in found:
             found[name] = _one(view, SignalRef.parse(name))
         values, unseen = found[name]
-        return values, nothing if unseen is None else unseen
+        return values, view.nowhere if unseen is None else unseen
 
-    found: dict[str, tuple[npt.NDArray[Any], Bools | None]] = {}
     view.other = other
     for ref in dict.fromkeys(refs):
-        other(str(ref))
-        values, unseen = found[str(ref)]
-        columns[str(ref)] = values
+        name = str(ref)
+        if name not in found:
+            found[name] = _one(view, ref)
+        columns[name], unseen = found[name]
         if unseen is not None:
-            incomplete[str(ref)] = unseen
+            incomplete[name] = unseen
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
 
 
@@ -92,7 +92,7 @@ def _one(view: View, ref: SignalRef) -> tuple[npt.NDArray[Any], Bools | None]:
     values, unseen = _computed(view, ref, signal, definition)
     declared = view.facts.custom.get(ref.name)
     of_use = ref.name in hierarchy.OF_OWN_USE if declared is None else declared.by_day and signal.absence
-    if of_use and view.umbrella.any():
+    if of_use and view.has_umbrellas:
         unknown: Any = None if signal.type == "text" else np.nan
         values = np.where(view.umbrella[:, None], unknown, values)
         unseen = None if unseen is None else unseen & ~view.umbrella[:, None]
@@ -111,11 +111,15 @@ def _computed(
         unseen = view.incomplete(length)
         for days, before in definition.earlier:
             unseen = unseen | view.incomplete(days, before=before)
+        if not unseen.any():
+            return values, unseen
         unknown: Any = None if signal.type == "text" else np.nan
         return np.where(unseen, unknown, values), unseen
     if definition.unseen is not None:
         return values, definition.unseen(view)
-    return values, np.full(view.t.shape, view.observed.through is None) if signal.absence else None
+    if not signal.absence:
+        return values, None
+    return values, view.nowhere if view.observed.through is not None else ~view.nowhere
 
 
 def defined(ref: SignalRef, custom: Mapping[str, CustomSignal]) -> tuple[Signal, Definition | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -74,6 +74,8 @@ class View:
         self.at_border = t == self.day_us
         self.day = (self.day_us - facts.first_day_us) // DAY
         self.exists = (facts.start != NEVER)[:, None] & (t != NEVER)
+        self.nowhere = np.zeros(t.shape, dtype=np.bool_)
+        """What holds at no instant."""
         self._made: dict[Hashable, Any] = {}
         self.other: Callable[[str], tuple[npt.NDArray[Any], Bools]] = _nothing
         """Another signal by its reference: its values, and where they are unknown because time was not observed; both
@@ -93,21 +95,28 @@ class View:
 
     def window(self, days: npt.NDArray[Any], length: int, *, shift: int = 0) -> tuple[Floats, Floats]:
         """``window`` of a day array of the facts (A, D)."""
-        sums, day = self.sums(days), self.only_day
-        if day is None:
-            return window(sums, self.day, length, shift=shift)
-        end = day + 1 - shift
+        if self.only_day is None:
+            return window(self.sums(days), self.day, length, shift=shift)
+        end = self.only_day + 1 - shift
         if end < length:
             unknown = np.full(self.t.shape, np.nan)
             return unknown, unknown
-        size = sums.shape[1] - 1
-        before = sums[:, min(end - length, size)]
-        high = (sums[:, min(end, size)] - before)[:, None].astype(np.float64)
-        return high if shift else (sums[:, min(end - 1, size)] - before)[:, None].astype(np.float64), high
+        high = self._total(days, end - length, end)
+        return high if shift or self.only_live else self._total(days, end - length, end - 1), high
+
+    def _total(self, days: npt.NDArray[Any], first: int, end: int) -> Floats:
+        """Of the days [first, end). (A, 1)"""
+        return self.once(
+            ("total", id(days), first, end),
+            lambda: days[:, first:end].sum(axis=1, dtype=np.int64, keepdims=True).astype(np.float64),
+        )
 
     def dates(self, at: Instants) -> Ints:
-        """The dates of instants of the facts (A,) by each account's time zone. (A,)"""
-        return self.once(("dates", id(at)), lambda: self.facts.places.dates(at))
+        """The dates of ``start`` or a last time of the facts (A,) by each account's time zone. (A,)"""
+        facts = self.facts
+        several = (facts.start, facts.last_login_at, facts.last_activity_at, facts.last_contact_at)
+        dates = self.once("dates", lambda: facts.places.dates(np.stack(several, axis=1)))
+        return dates[:, next(place for place, own in enumerate(several) if own is at)]
 
     @cached_property
     def only_live(self) -> bool:
@@ -124,6 +133,10 @@ class View:
         return umbrellas(self.facts.children, self.facts.last_login_at, self.facts.last_activity_at)
 
     @cached_property
+    def has_umbrellas(self) -> bool:
+        return bool(self.umbrella.any())
+
+    @cached_property
     def only_day(self) -> int | None:
         """The day of t, where there is one instant that lies on the same day for all; live it is so."""
         same = self.day.shape[1] == 1 and len(self.day) and (self.day == self.day[0]).all()
@@ -132,7 +145,13 @@ class View:
     @cached_property
     def date(self) -> Ints:
         """The date at t by the account's time zone, in days since 1970. (A, T)."""
-        return self.facts.places.dates(self.t)
+        places = self.facts.places
+        return places.dates(self.t) if self.common is None else places.dates_at(self.common)
+
+    @cached_property
+    def common(self) -> Instants | None:
+        """The instants (T,) where they are the same for all accounts."""
+        return self.t[0] if len(self.t) and (self.t == self.t[0]).all() else None
 
     def known(self, values: npt.NDArray[Any], where: Bools) -> Floats:
         return np.where(where & self.exists, values, np.nan)
@@ -152,14 +171,22 @@ class View:
     def incomplete(self, days: int, *, before: int = 0) -> Bools:
         """Whether the window of ``days`` days that ends with t, or ``before`` days earlier, holds time that was not
         observed. (A, T)."""
-        return self.once(("incomplete", days, before), lambda: self._incomplete(days, before))
+        known = self.observed.delivered  # what the next delivery brings makes no window unknown
+        if not known.has_gaps:
+            return self.once(("ahead", before), lambda: self._ahead(before))
+        return self.once(("incomplete", days, before), lambda: self._incomplete(known, days, before))
 
-    def _incomplete(self, days: int, before: int) -> Bools:
+    def _incomplete(self, known: Observed, days: int, before: int) -> Bools:
         end = self.t if not before else self.day_us - (before - 1) * DAY
         begin = np.maximum(self.day_us - (before + days - 1) * DAY, self.facts.start[:, None])
-        known = self.observed.delivered  # what the next delivery brings makes no window unknown
         gap = known.unobserved_before(end) > known.unobserved_before(np.minimum(begin, end))
-        return gap | (end > self.observed.through_us + WINDOW_TOLERANCE_US)
+        return gap | self._ahead(before)
+
+    def _ahead(self, before: int) -> Bools:
+        """Whether a window that ends so many days before t goes beyond what the position has come to."""
+        end = self.t if not before else self.day_us - (before - 1) * DAY
+        ahead: Bools = end > self.observed.through_us + WINDOW_TOLERANCE_US
+        return ahead if ahead.any() else self.nowhere
 
     def elapsed_days(self, origin: Instants, *, observed: bool = True) -> Floats:
         """Whole days from ``origin`` (A, 1) or (A, T) to t; NaN before it, and where there is no origin."""
@@ -177,7 +204,10 @@ class View:
 
     def rows_t(self, rows: Rows) -> Instants:
         """The instants of each row's account. (R, T)."""
-        return self.t[rows.account]
+        if self.common is None:
+            return self.t[rows.account]
+        row = self.common
+        return self.once(("t", id(rows)), lambda: np.broadcast_to(row, (len(rows.account), len(row))))
 
     def count(self, rows: Rows, chosen: npt.NDArray[Any]) -> Ints:
         """How many of ``chosen`` (R, T) each account has. (A, T)."""
@@ -253,22 +283,36 @@ def state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
 
 
 def _state_at(view: View, records: Records, wanted: Sequence[str]) -> StateAt:
-    t = view.rows_t(records)
-    inside = np.full(t.shape, NEVER, dtype=np.int64)
-    outside = np.full(t.shape, NEVER, dtype=np.int64)
-    for status, at in records.status_at.items():
-        side = inside if status in wanted else outside
-        np.maximum(side, np.where(at[:, None] <= t, at[:, None], NEVER), out=side)
+    t, taken = view.rows_t(records), view.once(("taken", id(records)), lambda: _taken(view, records))
+    never = view.once(("never", id(records)), lambda: np.full(t.shape, NEVER, dtype=np.int64))
+    inside, outside = (
+        reduce(np.maximum, [at for status, at in taken.items() if (status in wanted) is side], never)
+        for side in (True, False)
+    )
+    holds, same = inside > outside, inside == outside
+    unknown = same & (inside == NEVER) & (records.first_at[:, None] <= t)
     # Statuses taken at the same instant: the one that stands won by its event's key.
-    current = in_status(records, wanted)[:, None]
-    holds = (inside > outside) | ((inside == outside) & (inside != NEVER) & current)
-    unknown = (inside == NEVER) & (outside == NEVER) & (records.first_at[:, None] <= t)
+    tied = (same & (inside != NEVER)).any(axis=1)
+    holds |= same & (inside != NEVER) & in_status(records, wanted, tied)[:, None]
     return StateAt(inside=holds, unknown=unknown, since=np.where(holds, inside, NEVER))
 
 
-def in_status(records: Records, wanted: Collection[str]) -> Bools:
-    """Which records stand in one of the ``wanted`` statuses now. (R,)."""
-    return records.among("status", wanted)
+def _taken(view: View, records: Records) -> dict[str, Instants]:
+    """When each status was last taken by t, as far as is known. (R, T)"""
+    t = view.rows_t(records)
+
+    def by_t(at: Instants) -> Instants:
+        reached = at[:, None] <= t
+        return at[:, None] if t.shape[1] == 1 and reached.all() else np.where(reached, at[:, None], NEVER)
+
+    return {status: by_t(at) for status, at in records.status_at.items()}
+
+
+def in_status(records: Records, wanted: Collection[str], some: Bools) -> Bools:
+    """Which records, of ``some`` (R,), stand in one of the ``wanted`` statuses now. (R,). One by one: ask of few."""
+    found = some.copy()
+    found[some] = [status in wanted for status in records.status[some].tolist()]
+    return found
 
 
 def count_in_state(view: View, records: Records, wanted: Sequence[str]) -> Floats:
@@ -319,7 +363,7 @@ def some_due(facts: Facts, records: Records, status: str) -> Bools:
     """For ``borders``: who has a record in this status whose due date is to come, or has just passed. (A,)."""
     ahead = (records.due_at != NEVER) & (records.due_at >= facts.today_us - 2 * DAY)
     found = np.zeros(len(facts), dtype=np.bool_)
-    found[records.account[ahead & in_status(records, (status,))]] = True
+    found[records.account[in_status(records, (status,), ahead)]] = True
     return found
 
 
