@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from health.arrays import Bools, Ints
 from health.catalogue import SIGNALS, Signal, SignalRef
 from health.numbers import plain
 from health.scorecard_file import FULL_MARK, OVERRIDE, VALUE, WORST_OF, Cap, Measure
@@ -118,22 +119,32 @@ class Wording:
 
 
 class Said(dict[tuple[Any, ...], Contribution]):
-    """The lines of one measure, by (mark, weight, lost, unseen, values of what is ``spoken`` of): written once for all
-    accounts of which they say the same. The mark of an unknown value is ``NO_MARK``, the value itself None."""
+    """The lines of one measure, by (``coded``, mark, values of what is ``spoken`` of): written once for all accounts of
+    which they say the same. The mark of an unknown value is ``NO_MARK``, the value itself None."""
 
-    def __init__(self, wording: Wording) -> None:
+    def __init__(self, wording: Wording, place: int, shares: Sequence[Sequence[float]]) -> None:
+        """``shares``: weights of all measures, among which this one's has its ``place``."""
         super().__init__()
         self.wording = wording
-        self._spoken = wording.spoken
+        self._place = place
+        self._shares = shares
 
     def __missing__(self, key: tuple[Any, ...]) -> Contribution:
         if len(self) >= MOST_SAID:
             self.clear()
-        mark, weight, lost, unseen, *values = key
-        known = dict(zip(self._spoken, values, strict=True))
+        code, mark, *values = key
+        known = dict(zip(self.wording.spoken, values, strict=True))
         mark = math.nan if mark == NO_MARK else mark
-        line = self[key] = self.wording.measured(known, mark, weight, lost, unseen=unseen)
+        weight, lost = self._shares[code >> 12][self._place], code >> 1 & 0x7FF
+        line = self[key] = self.wording.measured(known, mark, weight, lost, unseen=bool(code & 1))
         return line
+
+
+def coded(share: Ints, lost: Ints, unseen: Bools) -> Ints:
+    """As one number: the place of its weight among the shares, how many tenths a measure lost (at most 1000), and
+    whether it is unknown for want of observation."""
+    code: Ints = share << 12 | lost << 1 | unseen
+    return code
 
 
 def full_mark() -> Contribution:

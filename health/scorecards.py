@@ -105,8 +105,8 @@ class Scorecards:
             )
             score[places], confidence[places], at_risk[places] = part.score, part.confidence, part.at_risk
             incomplete[places], by_hand[places] = part.incomplete, part.overridden
-            for row, place in enumerate(listed):
-                band[place], contributions[place] = part.band[row], part.contributions[row]
+            for place, own, lines in zip(listed, part.band, part.contributions, strict=True):
+                band[place], contributions[place] = own, lines
         return Scores(
             score=score,
             band=band,

@@ -9,18 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from health.arrays import Bools, Floats, Ints
 from health.catalogue import SignalRef
 from health.custom import NONE, CustomSignal, with_catalogue
-from health.score_lines import NO_MARK, Contribution, Override, Said, Wording, full_mark, overridden, worst_of
+from health.score_lines import (
+    MOST_SAID,
+    NO_MARK,
+    Contribution,
+    Override,
+    Said,
+    Wording,
+    coded,
+    full_mark,
+    overridden,
+    worst_of,
+)
 from health.scorecard_file import Bands, Cap, Card, Measure, used
 from health.signals.table import SignalTable
 
 BANDS = ("red", "yellow", "green")
+_RANKS = {band: rank for rank, band in enumerate(BANDS)}
 FULL = 1000  # tenths
 _LESS_THAN_BORDER = 0.1
 
@@ -70,12 +83,16 @@ class CardInForce:
         """``declared``: the signals of configuration that the card was read with."""
         self.card = card
         self.name = f"{card.scorecard}@{version}"
-        self._measures = [(measure, SignalRef.parse(measure.signal)) for measure in card.measures]
-        self._caps = [(cap, SignalRef.parse(cap.signal)) for cap in card.caps]
+        self._mappings = [_Mapping.of(measure) for measure in card.measures]
         catalogue = with_catalogue(declared)
-        self._said = [Said(Wording.of(measure, catalogue)) for measure in card.measures]
+        self._shares: list[list[float]] = []
+        """Weights of the measures: they follow from which of them are known, whose numbers are in ``_patterns``."""
+        self._patterns: dict[bytes, int] = {}
+        wordings = [Wording.of(measure, catalogue) for measure in card.measures]
+        self._said = [Said(wording, place, self._shares) for place, wording in enumerate(wordings)]
         self._cap_wordings = [Wording.of(cap, catalogue) for cap in card.caps]
         parts: list[Measure | Cap] = [*card.measures, *card.caps]
+        self._columns = [str(SignalRef.parse(part.signal)) for part in parts]
         named = [*(part.signal for part in parts), *(name for part in parts for name in part.reason.mentioned)]
         self.refs = tuple(dict.fromkeys(SignalRef.parse(name) for name in named))
         """The signals that scoring and its reasons need."""
@@ -111,16 +128,16 @@ class CardInForce:
         lost[~known] = 0
         tenths, taken = self._capped(before_caps, inputs.cap_hit)
         taken[~known] = 0
-        by_hand = np.array([np.nan if override is None else override.score for override in overrides])
-        is_set = np.isfinite(by_hand)
+        is_set = np.array([override is not None for override in overrides], dtype=np.bool_)
         computed = np.where(known, tenths, FULL)
-        final = np.where(is_set, np.rint(np.nan_to_num(by_hand) * 10).astype(np.int64), computed)
+        final = computed.copy()
+        final[is_set] = [round(override.score * 10) for override in overrides if override is not None]
         score = np.where(known | is_set, final / 10, np.nan)
         incomplete = np.asarray(np.column_stack([inputs.unseen, inputs.cap_unseen]).any(axis=1)) & ~is_set
         rank = self._bands(score, inputs, incomplete, is_set, previous_bands)
         lines = self._lines(table, places, inputs, combined, lost, taken, known | is_set)
-        for place, override in enumerate(overrides):
-            if override is not None:
+        for place in np.flatnonzero(is_set).tolist():
+            if (override := overrides[place]) is not None:
                 lines[place].append(overridden(override, int(final[place] - computed[place])))
         shares = np.array([getattr(self.card.mrr_at_risk, band) for band in BANDS])
         return CardScores(
@@ -134,26 +151,19 @@ class CardInForce:
         )
 
     def _inputs(self, table: SignalTable, places: Ints) -> _Inputs:
-        never = np.zeros((len(table.account_ids), 1), dtype=np.bool_)
-
-        def column(ref: SignalRef) -> tuple[Floats, Bools]:
-            values = table.columns[str(ref)][places, -1].astype(np.float64)
-            return values, table.incomplete.get(str(ref), never)[places, -1]
-
-        measured = [column(ref) for _, ref in self._measures]
-        capped = [column(ref) for _, ref in self._caps]
-        nothing = np.zeros((len(places), 0), dtype=np.bool_)
-        hits = [
-            values >= cap.at_least if cap.at_least is not None else values < (cap.below or 0)
-            for (cap, _), (values, _) in zip(self._caps, capped, strict=True)
-        ]
+        values = np.array([table.columns[name][:, -1] for name in self._columns], dtype=np.float64)[:, places]
+        nowhere = np.zeros((len(table.account_ids), 1), dtype=np.bool_)
+        unseen = np.array([table.incomplete.get(name, nowhere)[:, -1] for name in self._columns])[:, places].T
+        count = len(self._mappings)
+        marks = [mapping.points(column) for mapping, column in zip(self._mappings, values, strict=False)]
+        hits = np.zeros((len(places), len(self.card.caps)), dtype=np.bool_)
+        for place, (cap, column) in enumerate(zip(self.card.caps, values[count:], strict=True)):
+            hits[:, place] = column >= cap.at_least if cap.at_least is not None else column < (cap.below or 0)
         return _Inputs(
-            points=np.column_stack(
-                [points(measure, values) for (measure, _), (values, _) in zip(self._measures, measured, strict=True)]
-            ),
-            unseen=np.column_stack([unseen for _, unseen in measured]),
-            cap_hit=np.column_stack(hits) if hits else nothing,
-            cap_unseen=np.column_stack([unseen for _, unseen in capped]) if hits else nothing,
+            points=np.stack(marks, axis=1),  # one account after the other, as they are summed
+            unseen=unseen[:, :count],
+            cap_hit=hits,
+            cap_unseen=unseen[:, count:],
         )
 
     def _weights(self, present: Bools) -> Floats:
@@ -169,7 +179,7 @@ class CardInForce:
 
     def _combine(self, points: Floats, present: Bools) -> _Combined:
         weights = self._weights(present)
-        lost = weights * (100 - np.nan_to_num(points, nan=100.0))
+        lost = weights * (100 - np.where(present, points, 100.0))
         extra = np.zeros((len(points), len(self._worst_groups)))
         worst = np.zeros(extra.shape, dtype=np.int64)
         for place, (_, members) in enumerate(self._worst_groups):
@@ -181,7 +191,7 @@ class CardInForce:
         return _Combined(weights=weights, lost=lost, extra=extra, worst=worst)
 
     def _limit(self, place: int) -> int:
-        limit = self._caps[place][0].limit
+        limit = self.card.caps[place].limit
         if limit == "red":
             limit = self.card.bands.yellow - _LESS_THAN_BORDER
         elif limit == "yellow":
@@ -201,7 +211,7 @@ class CardInForce:
     ) -> Ints:
         """Places in ``BANDS``, -1 for none. While data is incomplete, the previous band stays as long as the missing
         values could bear it out. A score set by hand has the band that it names: hysteresis is for measurements."""
-        before = np.array([BANDS.index(band) if band in BANDS else -1 for band in previous], dtype=np.int64)
+        before = np.array([_RANKS.get(band or "", -1) for band in previous], dtype=np.int64)
         band = ranks(score, np.where(by_hand, -1, before), self.card.bands)
         if not incomplete.any():
             return band
@@ -215,6 +225,20 @@ class CardInForce:
         )
         return np.where(incomplete & (before >= 0) & possible, before, band)
 
+    def _numbered(self, present: Bools, weights: Floats) -> Ints:
+        """The place among the ``_shares`` of each account's weights. (A, 1)"""
+        if len(self._shares) > MOST_SAID:
+            self._patterns.clear()
+            self._shares.clear()
+            for said in self._said:
+                said.clear()
+        bits = np.packbits(present, axis=1)
+        patterns = bits.view(f"V{bits.shape[1]}")[:, 0].tolist()
+        for pattern in set(patterns) - self._patterns.keys():
+            self._patterns[pattern] = len(self._shares)
+            self._shares.append(weights[patterns.index(pattern)].tolist())
+        return np.array([self._patterns[pattern] for pattern in patterns], dtype=np.int64)[:, None]
+
     def _lines(
         self,
         table: SignalTable,
@@ -225,18 +249,24 @@ class CardInForce:
         taken: Ints,
         scored: Bools,
     ) -> list[list[Contribution]]:
-        spoken = {str(ref): _values(table.columns[str(ref)][places, -1]) for ref in self.refs}
-        parts = (np.nan_to_num(inputs.points, nan=NO_MARK), combined.weights, lost, inputs.unseen)
-        columns = zip(*(part.T.tolist() for part in parts), strict=False)  # lost has those of the groups behind
+        listed = None if len(places) == len(table.account_ids) else places.tolist()
+
+        def of_these(column: list[Any]) -> list[Any]:
+            return column if listed is None else list(map(column.__getitem__, listed))
+
+        spoken = {name: of_these(table.plain(name)) for name in map(str, self.refs)}
+        present = np.isfinite(inputs.points)
+        marks = np.where(present, inputs.points, NO_MARK)
+        codes = coded(self._numbered(present, combined.weights), lost[:, : len(self._said)], inputs.unseen)
         measured = [
-            list(map(said.__getitem__, zip(*column, *(spoken[name] for name in said.wording.spoken), strict=True)))
-            for said, column in zip(self._said, columns, strict=True)
+            list(map(said.__getitem__, zip(code, mark, *map(spoken.__getitem__, said.wording.spoken), strict=True)))
+            for said, code, mark in zip(self._said, codes.T.tolist(), marks.T.tolist(), strict=True)
         ]
-        full = [full_mark()]
-        by_account = zip(scored.tolist(), *measured, strict=True)
-        lines: list[list[Contribution]] = [full + own if has_score else own for has_score, *own in by_account]
-        for number, (group, _) in enumerate(self._worst_groups, len(self._measures)):
-            blame = combined.worst[:, number - len(self._measures)]
+        lines: list[list[Contribution]] = list(map(list, zip(repeat(full_mark()), *measured, strict=False)))
+        for place in np.flatnonzero(~scored).tolist():
+            del lines[place][0]
+        for number, (group, _) in enumerate(self._worst_groups, len(self._said)):
+            blame = combined.worst[:, number - len(self._said)]
             for place in np.flatnonzero(lost[:, number]).tolist():
                 lines[place].append(worst_of(group, measured[blame[place]][place], int(lost[place, number])))
         for number, wording in enumerate(self._cap_wordings):
@@ -244,11 +274,6 @@ class CardInForce:
                 values = {name: spoken[name][place] for name in wording.spoken}
                 lines[place].append(wording.capped(values, self._limits[number] / 10, int(taken[place, number])))
         return lines
-
-
-def _values(column: npt.NDArray[np.generic]) -> list[object]:
-    """None for unknown."""
-    return [None if value != value else value for value in column.tolist()]  # noqa: PLR0124 - NaN alone differs
 
 
 def _whole(parts: Floats, totals: Ints) -> Ints:
@@ -263,13 +288,25 @@ def _whole(parts: Floats, totals: Ints) -> Ints:
     return whole
 
 
-def points(measure: Measure, values: Floats) -> Floats:
-    """Points 0..100 of a measure, NaN for an unknown value. Beyond the ends of its line or steps, the end's points."""
-    bounds, marks = (np.array(column) for column in zip(*measure.mapping, strict=True))
-    if measure.line is not None:
-        return np.where(np.isnan(values), np.nan, np.interp(values, bounds, marks))
-    place = np.searchsorted(bounds, values, side="right") - 1
-    return np.where(np.isnan(values), np.nan, marks[np.clip(place, 0, None)])
+@dataclass(frozen=True, kw_only=True)
+class _Mapping:
+    """What points a measure's values make: by a line through ``bounds`` and ``marks``, or by steps."""
+
+    bounds: Floats
+    marks: Floats
+    by_line: bool
+
+    @classmethod
+    def of(cls, measure: Measure) -> _Mapping:
+        bounds, marks = (np.array(column, dtype=np.float64) for column in zip(*measure.mapping, strict=True))
+        return cls(bounds=bounds, marks=marks, by_line=measure.line is not None)
+
+    def points(self, values: Floats) -> Floats:
+        """0 to 100, NaN for an unknown value. Beyond the ends of the line or steps, the end's points."""
+        if self.by_line:
+            return np.interp(values, self.bounds, self.marks)
+        place = np.searchsorted(self.bounds, values, side="right") - 1
+        return np.where(np.isnan(values), np.nan, self.marks[np.maximum(place, 0)])
 
 
 def ranks(score: Floats, before: Ints, bands: Bands) -> Ints:
