@@ -19,6 +19,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from health import driver
 from health.arrays import Ints
 from health.facts_columns import months_as_days
 from health.facts_queries import DAYS_OF_MONTHS
@@ -200,7 +201,7 @@ async def read(conn: AsyncConnection, day: date) -> Sample | None:
     months: list[Mapping[str, Any]] = []
     starts, status, since = [np.empty(0, dtype=np.int64)], list[str | None](), list[int | None]()
     for some in _paged(ids):
-        months.append(dict((await conn.execute(DAYS_OF_MONTHS, {"ids": some, "first": first})).mappings().one()))
+        months.append(dict(await driver.fetchrow(conn, DAYS_OF_MONTHS, some, first)))
         row = (await conn.execute(_SPANS, {"ids": some, "until": until})).one()
         starts.append(np.array(row.start, dtype=np.int64))
         status += row.status

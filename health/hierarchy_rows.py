@@ -1,5 +1,5 @@
-"""Reads what children told their parents and whom accounts name as theirs, and wakes parents. The decisions are in
-``health/hierarchy.py``.
+"""Reads whom accounts name as their parents, and wakes parents. What children told theirs is read with the other facts
+(``health/facts_queries.py``); the decisions are in ``health/hierarchy.py``.
 
 Neither locks a row: a parent is touched, as by an event, in the transaction in which a child tells it something else.
 So parent and child may be evaluated by two evaluators at once, in any order: what the parent did not see yet touches it
@@ -8,47 +8,30 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.columns import Children
+from health import driver
 from health.hierarchy import DEPTH, PARENT, Link, link
 from health.ids import among
 from health.tables import health, touched
 
-# By the index for each account: left to itself the planner reads the whole table when many accounts have a parent.
-_CHILDREN: Final = text("""
-SELECT (wanted.place - 1)::int4 AS place, c.as_child
-FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS wanted(account_id, place)
-CROSS JOIN LATERAL (
-  SELECT account_id, as_child FROM health h
-  WHERE h.parent_id = wanted.account_id COLLATE "C" AND h.parent_problem IS NULL AND h.as_child IS NOT NULL OFFSET 0
-) c
-ORDER BY wanted.place, c.account_id
-""")
-
-_UP: Final = text(f"""
+_UP: Final = f"""
 WITH RECURSIVE up(account_id, at, depth, passed, again) AS (
   SELECT account_id, parent_id, 1, ARRAY[account_id], false
-  FROM unnest(CAST(:ids AS text[]), CAST(:named AS text[])) AS s(account_id, parent_id)
+  FROM unnest($1::text[], $2::text[]) AS s(account_id, parent_id)
   UNION ALL
   SELECT up.account_id, t.fields->'{PARENT}'->>'v', up.depth + 1, up.passed || up.at,
     t.fields->'{PARENT}'->>'v' = ANY(up.passed || up.at)
   FROM up JOIN account_attributes t ON t.account_id = up.at COLLATE "C"
-  WHERE NOT up.again AND up.depth <= :depth AND t.fields->'{PARENT}'->>'v' IS NOT NULL
+  WHERE NOT up.again AND up.depth <= {DEPTH} AND t.fields->'{PARENT}'->>'v' IS NOT NULL
 )
 SELECT account_id, bool_or(at = account_id) AS returns, max(depth) AS depth FROM up GROUP BY account_id
-""")  # noqa: S608 - put together from constants
-
-
-async def read_children(conn: AsyncConnection, account_ids: Sequence[str]) -> Children:
-    """What the children of these accounts told them, in the order of ``account_ids``."""
-    rows = (await conn.execute(_CHILDREN, {"ids": list(account_ids)})).all()
-    return Children.of([row.place for row in rows], [row.as_child for row in rows])
+"""  # noqa: S608 - put together from constants
 
 
 async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[str, Link]:
@@ -57,9 +40,8 @@ async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[st
     others = {account_id: parent for account_id, parent in named.items() if account_id != parent}
     found = {account_id: link(account_id, parent, False, 1) for account_id, parent in named.items()}
     if others:
-        values = {"ids": list(others), "named": list(others.values()), "depth": DEPTH}
-        for row in await conn.execute(_UP, values):
-            found[row.account_id] = link(row.account_id, others[row.account_id], row.returns, row.depth)
+        for account_id, returns, depth in await driver.fetch(conn, _UP, list(others), list(others.values())):
+            found[account_id] = link(account_id, others[account_id], returns, depth)
     return found
 
 

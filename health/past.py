@@ -13,16 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import Table, TextClause, text
-from sqlalchemy.engine import CursorResult, ScalarResult
+from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health import driver
 from health import facts as reading
 from health.catalogue import SignalRef
 from health.columns import TEXT_ATTRIBUTES, Facts
 from health.custom import NONE, CustomSignal
+from health.facts_queries import TODAY
 from health.rhythm import Fleet
 from health.tables import (
     HISTORY_ATTRIBUTES,
@@ -36,8 +37,8 @@ from health.tables import (
     user_months,
 )
 
-_AT: Final = "CAST(:rewound_at AS timestamptz)"
-_DAY: Final = "CAST(:rewound_day AS date)"
+_AT: Final = "$2::timestamptz"
+_DAY: Final = TODAY
 _THIS_MONTH: Final = f"month = date_trunc('month', {_DAY})::date"
 _PLACE: Final = f"extract(day FROM {_DAY})::int"
 _KEPT: Final = ", ".join(f"'{name}'" for name in HISTORY_ATTRIBUTES)
@@ -108,7 +109,7 @@ _AS_CHILD: Final = f"""(SELECT jsonb_build_object('score', s.score, 'red', coale
 
 # What is looked up several times per account is put together once: OFFSET keeps it from being written out again.
 _ONCE: Final = "OFFSET 0"
-_OF_THESE: Final = "account_id = ANY(CAST(:ids AS text[]))"
+_OF_THESE: Final = "account_id = ANY($1::text[])"
 
 _TABLES: Final = ",\n".join(
     [
@@ -165,30 +166,16 @@ _TABLES: Final = ",\n".join(
         ),
     ]
 )  # fmt: skip
-_WITH: Final = re.compile(r"\s*WITH\s+(?P<recursive>RECURSIVE\s)?", re.IGNORECASE)
 
 
-class Rewound:
-    """A connection for reading: names of fact tables stand for what they held at ``at``."""
+def turned_back(query: str) -> str:
+    """A query of the accounts ``$1`` in which names of fact tables stand for what they held at ``$2``."""
+    if _WITH.match(query):
+        raise TypeError("a clause of the query's own would stand beside these tables, or take them for itself")
+    return f"WITH {_TABLES}\n{query}"
 
-    def __init__(self, conn: AsyncConnection, at: datetime) -> None:
-        self._conn = conn
-        self._values = {"rewound_at": at, "rewound_day": at.date()}
 
-    async def execute(self, query: TextClause, values: Mapping[str, Any]) -> CursorResult[Any]:
-        return await self._conn.execute(*self._turned(query, values))
-
-    async def scalars(self, query: TextClause, values: Mapping[str, Any]) -> ScalarResult[Any]:
-        return await self._conn.scalars(*self._turned(query, values))
-
-    def _turned(self, query: TextClause, values: Mapping[str, Any]) -> tuple[TextClause, dict[str, Any]]:
-        if not isinstance(query, TextClause):
-            raise TypeError("only queries written as text can be turned back")
-        own = _WITH.match(query.text)
-        if own and own["recursive"]:
-            raise TypeError("a recursive query would take these tables for itself")
-        rest = f",\n{query.text[own.end() :]}" if own else f"\n{query.text}"
-        return text(f"WITH {_TABLES}{rest}"), {**values, **self._values}
+_WITH: Final = re.compile(r"\s*WITH\b", re.IGNORECASE)
 
 
 async def read(
@@ -201,8 +188,11 @@ async def read(
     custom: Mapping[str, CustomSignal] = NONE,
 ) -> Facts:
     """As ``facts.read`` would have told at ``at``, the last moment of a UTC day. Raises ValueError for a naive one."""
-    rewound = cast("AsyncConnection", Rewound(conn, at))
-    return await reading.read(rewound, account_ids, now=at, refs=refs, fleet=fleet, custom=custom)
+
+    async def fetch(query: str, *values: Any) -> Sequence[Any]:
+        return await driver.fetch(conn, turned_back(query), *values)
+
+    return await reading.read_by(fetch, account_ids, now=at, refs=refs, fleet=fleet, custom=custom)
 
 
 _UNDATED: Final = text("""

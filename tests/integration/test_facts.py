@@ -256,6 +256,38 @@ async def test_only_what_the_signals_need_is_read(engine: AsyncEngine) -> None:
     assert not any(len(rows.account) for rows in (part.users, part.features, part.tickets, part.surveys))
 
 
+async def test_counts_are_read_of_the_days_that_signals_look_at(engine: AsyncEngine) -> None:
+    months = [date(2023, 12, 1), *(date(2024, month, 1) for month in range(1, 13))]
+    months += [date(2025, 1, 1), date(2025, 2, 1), date(2025, 3, 1)]
+    async with engine.begin() as conn:
+        await conn.execute(
+            account_months.insert(),
+            [{"account_id": "acme", "month": month, "logins": [1] * 31, "events": [number] * 31,
+              "active_days": (1 << 31) - 1} for number, month in enumerate(months, start=1)],
+        )  # fmt: skip
+        await conn.execute(accounts.insert(), {"account_id": "acme", "started_at": ago(500), "changed_at": NOW})
+        year, logins = SignalRef("usage_change_28d_year"), SignalRef("logins_28d")
+        live = await facts_door.read(conn, ["acme"], now=NOW, refs=[year, logins])
+        dated = await facts_door.read(conn, ["acme"], now=NOW, refs=[year, logins], history=True)
+    for facts in (live, dated):
+        row = compute(facts, [NOW], [year, logins], OBSERVED).row(0)
+        recent, then = 26 * 15 + 2 * 16, 25 * 3 + 3 * 4  # 2025-02-03 to 03-02; 2024-02-05 to 03-03
+        assert row == {"usage_change_28d_year": (recent - then) / then, "logins_28d": 28}
+        assert facts.active.all()
+    middle = live.days - 1 - 200
+    assert (live.events[0, middle], live.logins[0, middle]) == (0, 0)  # of no signal, so not even sent
+    assert dated.events.all() and dated.logins.all()
+
+
+async def test_a_goal_is_measured_by_a_signal_that_nothing_else_names(engine: AsyncEngine) -> None:
+    await store(engine)
+    refs = [SignalRef("goals_progress")]
+    async with engine.connect() as conn:
+        facts = await facts_door.read(conn, ["acme"], now=NOW, refs=refs)
+    assert len(facts.users.account) and facts.goals.signal.tolist().count("active_users_28d") == 1
+    assert compute(facts, [NOW], refs, OBSERVED).row(0)["goals_progress"] == (1 + 0.5 / 0.8 + 2 / 8) / 3
+
+
 async def read_plain(engine: AsyncEngine, name: str) -> Any:
     async with engine.connect() as conn:
         return await facts_door.read(conn, ["acme"], now=NOW, refs=[SignalRef(name)])
