@@ -2,16 +2,19 @@
 erasure. ``health/scoring.py`` makes a line of the score of what stands.
 """
 
+# ruff: noqa: S608 - queries are put together from the constants of this file alone
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import ColumnElement, insert, or_, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health.ids import among
+from health import driver
 from health.score_lines import Override
 from health.tables import health, score_overrides, touched
 
@@ -40,32 +43,39 @@ class Standing(Override):
     created_at: datetime
 
 
+_COLUMNS: Final = "account_id, override_id, score, reason, author, created_at, expires_at"
+_STANDING: Final = f"""
+SELECT {_COLUMNS} FROM score_overrides WHERE account_id = ANY($1::text[]) AND ended_at IS NULL AND expires_at > $2
+"""
+_PAST: Final = f"""
+SELECT {_COLUMNS} FROM score_overrides
+WHERE account_id = ANY($1::text[]) AND created_at <= $2 AND expires_at > $2 AND (ended_at IS NULL OR ended_at > $2)
+"""
+
+
 async def read(conn: AsyncConnection, account_ids: Sequence[str], now: datetime) -> list[Standing | None]:
     """What stands at ``now``, in the order of ``account_ids``."""
-    return await _standing(conn, account_ids, score_overrides.c.ended_at.is_(None), score_overrides.c.expires_at > now)
+    return await _standing(conn, _STANDING, account_ids, now)
 
 
 async def read_past(conn: AsyncConnection, account_ids: Sequence[str], at: datetime) -> list[Standing | None]:
     """What stood ``at`` a past instant, in the order of ``account_ids``."""
-    table = score_overrides.c
-    ended_later = or_(table.ended_at.is_(None), table.ended_at > at)
-    return await _standing(conn, account_ids, table.created_at <= at, table.expires_at > at, ended_later)
+    return await _standing(conn, _PAST, account_ids, at)
 
 
 async def _standing(
-    conn: AsyncConnection, account_ids: Sequence[str], *where: ColumnElement[bool]
+    conn: AsyncConnection, query: str, account_ids: Sequence[str], at: datetime
 ) -> list[Standing | None]:
-    query = select(score_overrides).where(score_overrides.c.account_id == among(account_ids), *where)
     found = {
-        row.account_id: Standing(
-            override_id=row.override_id,
-            score=float(row.score),
-            reason=row.reason,
-            author=row.author,
-            created_at=row.created_at,
-            expires_at=row.expires_at,
+        row["account_id"]: Standing(
+            override_id=row["override_id"],
+            score=float(row["score"]),
+            reason=row["reason"],
+            author=row["author"],
+            created_at=row["created_at"],
+            expires_at=row["expires_at"],
         )
-        for row in await conn.execute(query)
+        for row in await driver.fetch(conn, query, list(account_ids), at)
     }
     return [found.get(account_id) for account_id in account_ids]
 

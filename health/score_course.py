@@ -4,16 +4,20 @@ Another card, another version of it, or a person moves a score without the accou
 no change of behaviour to speak of, and the signals are unknown.
 """
 
+# ruff: noqa: S608 - queries are put together from the constants of this file alone
+
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health import driver
 from health.arrays import Floats
 from health.scorecards import Scores
 
@@ -22,30 +26,44 @@ TREND_POINTS = 5
 """Fewer daily scores make no trend, nor do those of less than a week."""
 WEEK = 7
 
-_COMPARABLE = """s.scorecard = wanted.card AND s.score IS NOT NULL
+_COMPARABLE: Final = """s.scorecard = wanted.card AND s.score IS NOT NULL
     AND NOT coalesce(s.contributions @> '[{"measure": "override"}]', false)"""
 
-_QUERY = text(f"""
-SELECT week.score AS week, month.score AS month, course.*
-FROM unnest(CAST(:ids AS text[]), CAST(:cards AS text[])) WITH ORDINALITY AS wanted(account_id, card, place)
-LEFT JOIN LATERAL (
-  SELECT CASE WHEN {_COMPARABLE} THEN s.score END AS score FROM score_history s
-  WHERE s.account_id = wanted.account_id AND s.day <= CAST(:week AS date) ORDER BY s.day DESC LIMIT 1
-) week ON CAST(:of_week AS boolean)
-LEFT JOIN LATERAL (
-  SELECT CASE WHEN {_COMPARABLE} THEN s.score END AS score FROM score_history s
-  WHERE s.account_id = wanted.account_id AND s.day <= CAST(:month AS date) ORDER BY s.day DESC LIMIT 1
-) month ON CAST(:of_month AS boolean)
-LEFT JOIN LATERAL (
-  SELECT count(*) AS n, sum(x)::float8 AS x, sum(x * x)::float8 AS xx, sum(y) AS y, sum(x * y) AS xy, min(x) AS oldest
+
+def _score_before(days: int) -> str:
+    return f"""SELECT CASE WHEN {_COMPARABLE} THEN s.score END AS score FROM score_history s
+  WHERE s.account_id = wanted.account_id AND s.day <= $3::date - {days} ORDER BY s.day DESC LIMIT 1"""
+
+
+_TREND: Final = f"""
+  SELECT count(*)::float8 AS n, sum(x)::float8 AS x, sum(x * x)::float8 AS xx, sum(y) AS y, sum(x * y) AS xy,
+    min(x)::float8 AS oldest
   FROM (
-    SELECT s.day - CAST(:today AS date) AS x, s.score AS y FROM score_history s
-    WHERE s.account_id = wanted.account_id AND s.day > CAST(:month AS date) AND s.day < CAST(:today AS date)
+    SELECT s.day - $3::date AS x, s.score AS y FROM score_history s
+    WHERE s.account_id = wanted.account_id AND s.day > $3::date - {TREND_DAYS} AND s.day < $3::date
       AND {_COMPARABLE}
-  ) days
-) course ON CAST(:of_trend AS boolean)
-ORDER BY wanted.place
-""")  # noqa: S608 - made of the words above
+  ) days"""
+
+_SOURCES: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "score_change_7d": (_score_before(WEEK), {"week": "score"}),
+    "score_change_28d": (_score_before(TREND_DAYS), {"month": "score"}),
+    "score_trend": (_TREND, {name: name for name in ("n", "x", "xx", "y", "xy", "oldest")}),
+}
+"""What each signal is read from, and which of it is what of ``Past``."""
+
+
+@lru_cache(8)
+def _query(wanted: tuple[str, ...]) -> tuple[str, Sequence[str]]:
+    """One row, of a byte string per column: the places, then those of the names."""
+    names, columns, joins = [], ["string_agg(int4send((wanted.place - 1)::int4), '')"], []
+    for signal in wanted:
+        source, told = _SOURCES[signal]
+        joins.append(f"LEFT JOIN LATERAL ({source}) AS {signal} ON true")
+        columns += [f"string_agg(float8send(coalesce({signal}.{column}, 'NaN')), '')" for column in told.values()]
+        names += list(told)
+    query = f"""SELECT {", ".join(columns)}
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(account_id, card, place) {" ".join(joins)}"""
+    return query, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +90,15 @@ async def read(
     conn: AsyncConnection, account_ids: Sequence[str], cards: Sequence[str], now: datetime, wanted: Collection[str]
 ) -> Past:
     """``cards``: the name@version by which each account is scored now. Reads for the signals in ``wanted`` only."""
-    of_week, of_month, of_trend = (name in wanted for name in ("score_change_7d", "score_change_28d", "score_trend"))
-    if not (of_week or of_month or of_trend):
-        return Past.none(len(account_ids))
-    today = now.date()
-    parameters = {
-        "ids": list(account_ids), "cards": list(cards), "today": today, "week": today - timedelta(days=WEEK),
-        "month": today - timedelta(days=TREND_DAYS), "of_week": of_week, "of_month": of_month, "of_trend": of_trend,
-    }  # fmt: skip
-    rows = (await conn.execute(_QUERY, parameters)).mappings().all()
-    return Past(
-        **{
-            name: np.array([np.nan if row[name] is None else float(row[name]) for row in rows], dtype=np.float64)
-            for name in Past.__dataclass_fields__
-        }
-    )
+    compared = tuple(name for name in _SOURCES if name in wanted)
+    unknown = Past.none(len(account_ids))
+    if not compared or not account_ids:
+        return unknown
+    query, names = _query(compared)
+    place, *columns = await driver.fetchrow(conn, query, list(account_ids), list(cards), now.date())
+    order = np.argsort(np.frombuffer(place, dtype=">i4"))
+    found = {name: np.frombuffer(each, dtype=">f8")[order] for name, each in zip(names, columns, strict=True)}
+    return replace(unknown, **{name: column.astype(np.float64) for name, column in found.items()})
 
 
 def changes(past: Past, scores: Scores, wanted: Collection[str]) -> Mapping[str, Floats]:
