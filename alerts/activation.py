@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -17,7 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.rules import Rule
 from alerts.tables import rule_activations, rulebooks
+from health import driver
 from health.tables import TZ
+
+NEWEST_VERSION: Final = "SELECT version FROM rulebooks ORDER BY loaded_at DESC, version LIMIT 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,5 @@ async def _change_levels(conn: AsyncConnection, rule: Rule, now: datetime) -> No
 
 async def newest_version(conn: AsyncConnection) -> str | None:
     """The rulebook that was put to work last, by whichever evaluator."""
-    newest = select(rulebooks.c.version).order_by(rulebooks.c.loaded_at.desc(), rulebooks.c.version).limit(1)
-    version: str | None = await conn.scalar(newest)
+    version: str | None = (await driver.fetchrow(conn, f"SELECT ({NEWEST_VERSION}) AS version"))["version"]
     return version

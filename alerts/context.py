@@ -11,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts import reevaluation
-from alerts.activation import Activated, activate, newest_version
+from alerts.activation import NEWEST_VERSION, Activated, activate, newest_version
 from alerts.ingestion import Operations, tell_operations
 from alerts.people import read_people
 from alerts.routing import Channels, Person
 from alerts.rules import RuleBook, RuleWatcher
 from alerts.ticks import is_time
-from health import fleet, scorecards
+from health import driver, fleet, scorecards
 from health import observed as observing
 from health.catalogue import SIGNALS, SignalRef
 from health.gaps import Observed
@@ -32,6 +32,8 @@ from health.scorecards import Scorecards
 from health.yamlfile import FileError
 
 log = structlog.get_logger("kizashi.evaluator")
+
+_FRESH: Final = f"SELECT ({reevaluation.NEWEST}) AS round, ({NEWEST_VERSION}) AS version, {observing.SEEN}"
 
 Progress = Callable[[AsyncConnection], Awaitable[datetime | None]]
 """Through when every partition is applied; None when some partition has never said so."""
@@ -157,20 +159,21 @@ class ContextSource:
         """The context of one batch, in its transaction and once its accounts are locked: what was observed is read
         anew. Raises Superseded.
 
-        The round comes first: whoever has read its number then sees all that it began for.
+        Whoever has read a round's number must see all that it began for. What was committed with it, or before, a
+        statement sees together with it or not at all; how far all is applied, a statement of its own, comes after.
         """
-        number = await reevaluation.newest(conn)
-        if await newest_version(conn) != self._version:
+        fresh = await driver.fetchrow(conn, _FRESH, now)
+        if fresh["version"] != self._version:
             raise Superseded
         return Context(
-            round=number,
+            round=fresh["round"],
             rulebook=self._book,
             scorecards=self._cards,
             activated_at=self._activated.live,
             levels_at=self._activated.levels,
             people=self._people,
             channels=self._reachable(),
-            observed=await observing.read(conn, await self._progress(conn), now),
+            observed=observing.observed(fresh, await self._progress(conn)),
             public_url=self._public_url,
             fleet=self._fleet,
         )

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from health import driver
 from health.gaps import Observed
-from health.ids import among
 from health.source_bits import ANY
-from health.tables import accounts, health, touched
+from health.tables import touched
 
 EVERYBODY = datetime(1970, 1, 1, tzinfo=UTC)
 """An everyone-marker since this instant means all accounts, also those evaluated at their present facts: it asks for a
@@ -43,10 +44,60 @@ SELECT (SELECT count(*) FROM slice) AS scanned, (SELECT max(account_id) FROM sli
 """)
 
 
-_MAKE = text("""
-INSERT INTO health (account_id, created_at)
-SELECT unnest(CAST(:ids AS text[])), CAST(:now AS timestamptz) ON CONFLICT DO NOTHING
-""")
+# By the first of each index: whether there is any at all would be worth reading a whole table to the planner, who takes
+# a third of it to be due.
+_LOOK: Final = """
+SELECT (SELECT touched_id FROM touched WHERE account_ids IS NOT NULL ORDER BY urgent DESC, touched_id LIMIT 1) AS first,
+    (SELECT min(due_at) FROM health) AS due_at,
+    (SELECT min(everyone_since) FROM touched) AS least_since, (SELECT max(everyone_since) FROM touched) AS most_since,
+    EXISTS (SELECT FROM reevaluations WHERE state = 'running') AS running
+"""
+_QUEUED: Final = """
+SELECT touched_id, account_ids, urgent, oldest_event_at FROM touched WHERE account_ids IS NOT NULL
+ORDER BY urgent DESC, touched_id LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+_TAKEN: Final = "DELETE FROM touched WHERE touched_id = ANY($1::bigint[])"
+_LEFT: Final = "UPDATE touched SET account_ids = $2::text[] WHERE touched_id = $1"
+_LONGEST: Final = """
+SELECT account_id FROM health WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""
+_NEWEST: Final = """
+SELECT account_id FROM health WHERE due_at <= $1 ORDER BY due_at DESC LIMIT $2 FOR UPDATE SKIP LOCKED
+"""
+_LOCK: Final = """
+SELECT account_id, evaluated_at, round FROM health WHERE account_id = ANY($1::text[]) ORDER BY account_id FOR UPDATE
+"""
+_MAKE: Final = """
+INSERT INTO health (account_id, created_at) SELECT unnest($1::text[]), $2::timestamptz ON CONFLICT DO NOTHING
+"""
+_POSTPONE: Final = """
+UPDATE health SET due_at = least(due_at, $2::timestamptz), waiting_since = least(waiting_since, $3::timestamptz)
+WHERE account_id = ANY($1::text[])
+"""
+_SOURCES: Final = "SELECT account_id, sources FROM accounts WHERE account_id = ANY($1::text[])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Which doors have work, and whether a round of re-evaluation goes on or is ``asked`` for."""
+
+    touched: bool
+    due: bool
+    everyone: bool
+    asked: bool
+    running: bool
+
+
+async def look(conn: AsyncConnection, now: datetime) -> Waiting:
+    """At all doors at once, taking nothing: what comes after is seen at the next look."""
+    row = await driver.fetchrow_alone(conn, _LOOK)
+    return Waiting(
+        touched=row["first"] is not None,
+        due=row["due_at"] is not None and row["due_at"] <= now,
+        everyone=row["most_since"] is not None and row["most_since"] > EVERYBODY,
+        asked=row["least_since"] is not None and row["least_since"] <= EVERYBODY,
+        running=row["running"],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,36 +112,27 @@ class Work:
 
 async def take_touched(conn: AsyncConnection, limit: int) -> Work:
     """Accounts named by queue rows, at most ``limit``; the rows (or the part of them taken) are deleted."""
-    rows = (
-        await conn.execute(
-            select(touched)
-            .where(touched.c.account_ids.is_not(None))
-            .order_by(touched.c.urgent.desc(), touched.c.touched_id)
-            .limit(QUEUE_ROWS)
-            .with_for_update(skip_locked=True)
-        )
-    ).all()
+    rows = await driver.fetch(conn, _QUEUED, QUEUE_ROWS)
     taken: set[str] = set()
     urgent: set[str] = set()
     arrivals: list[datetime] = []
     finished: list[int] = []
-    for row in rows:
+    for touched_id, account_ids, is_urgent, oldest_event_at in rows:
         room = limit - len(taken)
         if room <= 0:
             break
-        part = row.account_ids[:room]
+        part = account_ids[:room]
         taken.update(part)
-        if row.urgent:
+        if is_urgent:
             urgent.update(part)
-        if row.oldest_event_at is not None:
-            arrivals.append(row.oldest_event_at)
-        if len(part) == len(row.account_ids):
-            finished.append(row.touched_id)
+        if oldest_event_at is not None:
+            arrivals.append(oldest_event_at)
+        if len(part) == len(account_ids):
+            finished.append(touched_id)
         else:
-            rest = row.account_ids[room:]
-            await conn.execute(update(touched).where(touched.c.touched_id == row.touched_id).values(account_ids=rest))
+            await driver.execute(conn, _LEFT, touched_id, account_ids[room:])
     if finished:
-        await conn.execute(delete(touched).where(touched.c.touched_id.in_(finished)))
+        await driver.execute(conn, _TAKEN, finished)
     return Work(account_ids=sorted(taken), urgent=frozenset(urgent), arrivals=tuple(arrivals), found=bool(rows))
 
 
@@ -133,19 +175,15 @@ async def take_due(conn: AsyncConnection, now: datetime, limit: int) -> Work:
     Half of them are those that have just become due, half those that wait the longest: after an outage, or at a day
     border, a crossing that comes now does not stand behind all that is overdue, and nobody waits for ever.
     """
-    due = (
-        select(health.c.account_id).where(health.c.due_at <= now).limit((limit + 1) // 2)
-        .with_for_update(skip_locked=True)
-    )  # fmt: skip
-    longest = (await conn.scalars(due.order_by(health.c.due_at))).all()
-    if len(longest) < (limit + 1) // 2 or limit == 1:
+    half = (limit + 1) // 2
+    longest = [row[0] for row in await driver.fetch(conn, _LONGEST, now, half)]
+    if len(longest) < half or limit == 1:
         return Work(account_ids=sorted(longest), found=bool(longest))
-    newest = (await conn.scalars(due.limit(limit // 2).order_by(health.c.due_at.desc()))).all()
+    newest = [row[0] for row in await driver.fetch(conn, _NEWEST, now, limit // 2)]
     return Work(account_ids=sorted({*longest, *newest}), found=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Last:
+class Last(NamedTuple):
     """An account's evaluation before this one."""
 
     evaluated_at: datetime | None
@@ -161,19 +199,14 @@ async def lock_accounts(conn: AsyncConnection, account_ids: Sequence[str], now: 
     wanted = sorted(account_ids)
     locked = await _lock(conn, wanted)
     if missing := [account_id for account_id in wanted if account_id not in locked]:
-        await conn.execute(_MAKE, {"ids": missing, "now": now})
+        await driver.execute(conn, _MAKE, missing, now)
         locked |= await _lock(conn, missing)
     return locked
 
 
 async def _lock(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Last]:
-    rows = await conn.execute(
-        select(health.c.account_id, health.c.evaluated_at, health.c.round)
-        .where(health.c.account_id == among(account_ids))
-        .order_by(health.c.account_id)
-        .with_for_update()
-    )
-    return {row.account_id: Last(evaluated_at=row.evaluated_at, round=row.round) for row in rows}
+    rows = await driver.fetch(conn, _LOCK, account_ids)
+    return {account_id: Last(evaluated_at, number) for account_id, evaluated_at, number in rows}
 
 
 async def postpone(
@@ -182,14 +215,7 @@ async def postpone(
     """Coalescing: accounts evaluated a moment ago are looked at again by time, which loses no wake-up. How long their
     oldest event has been waiting is kept for the latency figures."""
     if account_ids:
-        await conn.execute(
-            update(health)
-            .where(health.c.account_id == among(account_ids))
-            .values(
-                due_at=func.least(health.c.due_at, until),
-                waiting_since=func.least(health.c.waiting_since, arrived_at),
-            )
-        )
+        await driver.execute(conn, _POSTPONE, account_ids, until, arrived_at)
 
 
 async def by_sources(
@@ -199,8 +225,7 @@ async def by_sources(
     One group as long as no gap is of a single source."""
     if not observed.bits:
         return [(observed, list(account_ids))]
-    query = select(accounts.c.account_id, accounts.c.sources).where(accounts.c.account_id == among(account_ids))
-    sources = {row.account_id: row.sources for row in await conn.execute(query)}
+    sources: dict[str, int] = {row[0]: row[1] for row in await driver.fetch(conn, _SOURCES, account_ids)}
     groups: dict[int, list[str]] = {}
     for account_id in account_ids:
         groups.setdefault(sources.get(account_id, ANY) & observed.bits, []).append(account_id)

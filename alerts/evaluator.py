@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import update
@@ -21,15 +22,18 @@ from alerts import doors, metrics, sweeping
 from alerts.context import Context, ContextSource, Superseded
 from alerts.doors import Work
 from alerts.evaluation import Outcome, evaluate
-from alerts.reevaluation import Reevaluation
+from alerts.reevaluation import Page, Reevaluation
 from alerts.ticks import is_time
 from health import fleet
 from health.tables import health
 
 log = structlog.get_logger("kizashi.evaluator")
 
+T = TypeVar("T")
 Clock = Callable[[], datetime]
 Door = Callable[[AsyncConnection], Awaitable[Work]]
+Way = Callable[[AsyncConnection, list[str], Context, datetime | None, datetime], Awaitable[list[Outcome]]]
+"""How the accounts that a door handed out are evaluated."""
 
 CLOSING_SECONDS = 60.0
 """How often it is asked whether a day is to be closed."""
@@ -40,6 +44,10 @@ BROKEN_RETRY = timedelta(hours=1)
 AWAY = (DBAPIError, OSError, TimeoutError)
 TRANSIENT = ("40001", "40P01", "55P03", "57P01")
 """SQLSTATEs of a conflict with another transaction, or of a server going away: the whole batch is tried again."""
+
+
+class Faulty(Exception):
+    """A batch that cannot be evaluated; its cause lies with an account."""
 
 
 @dataclass(kw_only=True)
@@ -102,13 +110,19 @@ class Evaluator:
         await self.context.refresh(self.clock())
         if self.context.superseded:
             return 0
-        ways: dict[str, Door] = {
-            "touched": lambda conn: doors.take_touched(conn, self.batch),
-            "due": lambda conn: doors.take_due(conn, self.clock(), self.batch),
-            "everyone": lambda conn: doors.take_everyone(conn, self.batch),
-        }
+        async with self.engine.connect() as conn:
+            waiting = await doors.look(conn, self.clock())
+        if not (waiting.asked or waiting.running):
+            self._everybody.rest()
+        ways: list[tuple[str, bool, Door]] = [
+            ("touched", waiting.touched, lambda conn: doors.take_touched(conn, self.batch)),
+            ("due", waiting.due, lambda conn: doors.take_due(conn, self.clock(), self.batch)),
+            ("everyone", waiting.everyone, lambda conn: doors.take_everyone(conn, self.batch)),
+        ]
         total, problem, crowded = 0, None, False
-        for name, door in ways.items():
+        for name, has_work, door in ways:
+            if not has_work:
+                continue
             try:
                 worked = await self._through(name, door)
                 crowded |= worked >= self.batch
@@ -117,7 +131,9 @@ class Evaluator:
                 problem = error
         if problem is not None:
             raise problem
-        return total + await self._reevaluate(paced=paced, crowded=crowded)
+        if waiting.asked or waiting.running:
+            total += await self._reevaluate(paced=paced, crowded=crowded)
+        return total
 
     async def begin_sweep(self) -> None:
         """A slice of the safety net under both doors is to be looked at, if it is our turn."""
@@ -152,15 +168,14 @@ class Evaluator:
         return total
 
     async def _through(self, name: str, door: Door) -> int:
-        try:
-            async with self.engine.connect() as conn, conn.begin():
-                work = await door(conn)
-                if not work.found:
-                    return 0
-                outcomes = await self._evaluate(conn, name, work)
-        except Superseded:
-            self.context.superseded = True
+        async def task(conn: AsyncConnection, way: Way) -> tuple[Work, list[Outcome]]:
+            work = await door(conn)
+            return work, await self._evaluate(conn, name, work, way)
+
+        done = await self._in_transaction(task)
+        if done is None or not done[0].found:
             return 0
+        work, outcomes = done
         self._measure(name, work, outcomes)
         return max(1, len(work.account_ids))
 
@@ -170,21 +185,39 @@ class Evaluator:
             current = await self._everybody.due(conn, self.clock(), paced=paced, crowded=crowded)
         if current is None:
             return 0
-        try:
-            async with self.engine.connect() as conn, conn.begin():
-                work, page = await self._everybody.take(conn, current, self.batch)
-                outcomes = await self._evaluate(conn, "round", work, before_round=current.number)
-                done = sum(outcome.accounts for outcome in outcomes)
-                await self._everybody.settle(conn, current, page, done, self.clock())
-        except Superseded:
-            self.context.superseded = True
+
+        async def task(conn: AsyncConnection, way: Way) -> tuple[Work, Page, list[Outcome]]:
+            work, page = await self._everybody.take(conn, current, self.batch)
+            outcomes = await self._evaluate(conn, "round", work, way, before_round=current.number)
+            await self._everybody.settle(conn, current, page, _accounts(outcomes), self.clock())
+            return work, page, outcomes
+
+        done = await self._in_transaction(task)
+        if done is None:
             return 0
+        work, page, outcomes = done
         self._measure("round", work, outcomes)
-        self._everybody.settled(current, page, done, self.clock())
+        self._everybody.settled(current, page, _accounts(outcomes), self.clock())
         return max(1, len(work.account_ids))
 
+    async def _in_transaction(self, task: Callable[[AsyncConnection, Way], Awaitable[T]]) -> T | None:
+        """First without savepoints, which every batch would pay for. A batch that fails is rolled back, so that the
+        doors have again what they handed out, and begun anew with them. None: another evaluator has taken over.
+        """
+        try:
+            try:
+                async with self.engine.begin() as conn:
+                    return await task(conn, self._at_once)
+            except Faulty as error:
+                log.warning("a batch cannot be evaluated; it is halved", problem=type(error.__cause__).__name__)
+            async with self.engine.begin() as conn:
+                return await task(conn, self._bisect)
+        except Superseded:
+            self.context.superseded = True
+            return None
+
     async def _evaluate(
-        self, conn: AsyncConnection, door: str, work: Work, *, before_round: int | None = None
+        self, conn: AsyncConnection, door: str, work: Work, way: Way, *, before_round: int | None = None
     ) -> list[Outcome]:
         """``before_round``: only accounts last evaluated under an older one."""
         if not work.account_ids:
@@ -200,16 +233,27 @@ class Evaluator:
         if not account_ids:
             return []
         context = await self.context.read(conn, now)
+        oldest = min(work.arrivals, default=None)
+        outcomes: list[Outcome] = []
+        for observed, some in await doors.by_sources(conn, account_ids, context.observed):
+            outcomes += await way(conn, some, replace(context, observed=observed), oldest, now)
         if before_round is None:
             known = (last[each] for each in account_ids if each in last)
             self._everybody.caught_up += sum(
                 one.evaluated_at is not None and one.round < context.round for one in known
             )
-        oldest = min(work.arrivals, default=None)
-        outcomes: list[Outcome] = []
-        for observed, some in await doors.by_sources(conn, account_ids, context.observed):
-            outcomes += await self._bisect(conn, some, replace(context, observed=observed), oldest, now)
         return outcomes
+
+    async def _at_once(
+        self, conn: AsyncConnection, account_ids: list[str], context: Context, oldest: datetime | None, now: datetime
+    ) -> list[Outcome]:
+        """Raises Faulty."""
+        try:
+            return [await evaluate(conn, account_ids, context, oldest, now)]
+        except Exception as error:
+            if _transient(error):
+                raise
+            raise Faulty from error
 
     async def _bisect(
         self, conn: AsyncConnection, account_ids: list[str], context: Context, oldest: datetime | None, now: datetime
@@ -244,7 +288,7 @@ class Evaluator:
         )
 
     def _measure(self, door: str, work: Work, outcomes: list[Outcome]) -> None:
-        metrics.EVALUATIONS.labels(door=door).inc(sum(outcome.accounts for outcome in outcomes))
+        metrics.EVALUATIONS.labels(door=door).inc(_accounts(outcomes))
         done = self.clock()
         for arrival in work.arrivals:
             metrics.EVENT_TO_EVALUATION.observe(max(0.0, (done - arrival).total_seconds()))
@@ -253,6 +297,10 @@ class Evaluator:
                 metrics.EVENT_TO_EVALUATION.observe(max(0.0, (done - since).total_seconds()))
             for (rule_id, kind), count in outcome.transitions.items():
                 metrics.ALERTS.labels(rule=rule_id, transition=kind).inc(count)
+
+
+def _accounts(outcomes: list[Outcome]) -> int:
+    return sum(outcome.accounts for outcome in outcomes)
 
 
 def _transient(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import structlog
@@ -69,6 +69,10 @@ SELECT max(account_id) AS last, count(*) AS number FROM (
     SELECT account_id FROM accounts WHERE account_id > :after COLLATE "C" ORDER BY account_id LIMIT :scanned
 ) s
 """)
+
+NEWEST: Final = "SELECT coalesce(max(round), 0) FROM reevaluations"
+"""The number of the newest round, 0 before the first. Whoever reads it after locking an account's row may write it
+there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +153,6 @@ async def running(conn: AsyncConnection) -> Round | None:
         return None
     return Round(number=row.round, why=row.why, accounts=row.accounts, done=row.done, next_at=row.next_at,
                  began_at=row.began_at)  # fmt: skip
-
-
-async def newest(conn: AsyncConnection) -> int:
-    """The number of the newest round, 0 before the first. Whoever reads it after locking an account's row may write it
-    there."""
-    return int(await conn.scalar(select(func.max(reevaluations.c.round))) or 0)
 
 
 def may_go_on(next_at: datetime, last_page: datetime | None, now: datetime, *, crowded: bool) -> bool:
@@ -254,14 +252,19 @@ class Reevaluation:
     _last_page: datetime | None = None
     _said_at: datetime | None = None
 
+    def rest(self) -> None:
+        """No round goes on."""
+        self.caught_up = 0
+        metrics.REEVALUATION_LEFT.set(0)
+
     async def due(self, conn: AsyncConnection, now: datetime, *, paced: bool, crowded: bool) -> Round | None:
         """The round of which a page is due now."""
         await begin_asked(conn, now)
         current = await running(conn)
-        metrics.REEVALUATION_LEFT.set(0 if current is None else current.left)
         if current is None:
-            self.caught_up = 0
+            self.rest()
             return None
+        metrics.REEVALUATION_LEFT.set(current.left)
         if paced and not may_go_on(current.next_at, self._last_page, now, crowded=crowded):
             return None
         return current

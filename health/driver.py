@@ -32,15 +32,24 @@ async def fetchrow(conn: AsyncConnection, query: str, *values: Any) -> asyncpg.R
     return row
 
 
+async def fetchrow_alone(conn: AsyncConnection, query: str, *values: Any) -> asyncpg.Record:
+    """As ``fetchrow``, without beginning a transaction: for a look that nothing else must agree with."""
+    row = await _told(conn, query, lambda driver: driver.fetchrow(query, *values), begin=False)
+    assert row is not None, query
+    return row
+
+
 async def execute(conn: AsyncConnection, query: str, *values: Any) -> None:
     await _told(conn, query, lambda driver: driver.execute(query, *values))
 
 
-async def _told(conn: AsyncConnection, query: str, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+async def _told(
+    conn: AsyncConnection, query: str, call: Callable[[asyncpg.Connection], Awaitable[T]], *, begin: bool = True
+) -> T:
     sync = conn.sync_connection
     assert sync is not None
     driver = cast(asyncpg.Connection, sync.connection.driver_connection)
-    if not driver.is_in_transaction():  # SQLAlchemy sends BEGIN with the first statement of its own only
+    if begin and not driver.is_in_transaction():  # SQLAlchemy sends BEGIN with the first statement of its own only
         await conn.execute(_BEGIN)
     try:
         return await call(driver)

@@ -18,14 +18,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from sqlalchemy import delete, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from health import festive
+from health import driver, festive
 from health.arrays import Floats
 from health.gaps import TOLERANCE, Gap, GapState, Observed, observed_microseconds, observed_seconds
 from health.instants import HOUR, to_us
@@ -68,6 +68,15 @@ FROM (SELECT account_id FROM accounts ORDER BY hashtextextended(account_id, 0) L
 LEFT JOIN account_attributes USING (account_id) GROUP BY 1, 2
 """)
 
+SEEN: Final = """
+(SELECT judged_through FROM watch) AS judged,
+ARRAY(SELECT ROW(source, from_at, until_at, state) FROM gaps WHERE state <> 'refilled' AND from_at <= $1::timestamptz
+    ORDER BY from_at) AS gaps,
+ARRAY(SELECT ROW(c.source, s.last_event_at) FROM cadences c JOIN sources s ON s.source = c.source
+    WHERE s.last_event_at < $1::timestamptz) AS awaited
+"""
+"""Columns for ``observed``, by which whoever asks more than that asks it in the same statement; $1: now."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuardReport:
@@ -91,18 +100,14 @@ class GuardReport:
 async def read(conn: AsyncConnection, progress_through: datetime | None, now: datetime) -> Observed:
     """What counts at ``now``: the gaps (open, lost) that began by then, the deliveries that are awaited, and the
     position up to which everything is applied, as far as the guard has judged it."""
-    rows = await conn.execute(
-        select(gaps.c.source, gaps.c.from_at, gaps.c.until_at, gaps.c.state)
-        .where(gaps.c.state != "refilled", gaps.c.from_at <= now)
-        .order_by(gaps.c.from_at)
-    )
-    found = [Gap(*row) for row in rows.all()]
-    batched = select(cadences.c.source, sources.c.last_event_at).join(sources, sources.c.source == cadences.c.source)
-    for source, last_event_at in (await conn.execute(batched)).all():
-        if last_event_at < now:
-            found.append(Gap(source, last_event_at, None, "awaited"))
-    judged = await conn.scalar(select(watch.c.judged_through))
-    through = progress_through
+    return observed(await driver.fetchrow(conn, f"SELECT {SEEN}", now), progress_through)
+
+
+def observed(row: Any, progress_through: datetime | None) -> Observed:
+    """Of a row with the columns ``SEEN``."""
+    found = [Gap(*gap) for gap in row["gaps"]]
+    found += [Gap(source, last_event_at, None, "awaited") for source, last_event_at in row["awaited"]]
+    through, judged = progress_through, row["judged"]
     if through is not None and judged is not None and through - judged > TOLERANCE:
         through = judged
     return Observed(through, tuple(found))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from alerts import doors
+from alerts import doors, reevaluation
 from alerts.doors import Last, Work, split_recent
 from health.tables import accounts, health, touched
 
@@ -28,6 +29,33 @@ async def add_account(conn: AsyncConnection, account_id: str, version: int = 1, 
 async def queued(engine: AsyncEngine) -> int:
     async with engine.connect() as conn:
         return await conn.scalar(select(func.count()).select_from(touched)) or 0
+
+
+async def test_a_look_tells_which_doors_have_work_and_takes_nothing(engine: AsyncEngine) -> None:
+    async def seen() -> set[str]:
+        async with engine.connect() as conn:
+            return {name for name, waits in asdict(await doors.look(conn, NOW)).items() if waits}
+
+    assert await seen() == set()
+    async with engine.begin() as conn:
+        await conn.execute(insert(health), [{"account_id": "a", "due_at": NOW + timedelta(microseconds=1)}])
+        await conn.execute(insert(health), [{"account_id": "b"}])
+    assert await seen() == set()
+    async with engine.begin() as conn:
+        await conn.execute(update(health).where(health.c.account_id == "a").values(due_at=NOW))
+    assert await seen() == {"due"}
+    async with engine.begin() as conn:
+        await conn.execute(insert(touched).values(everyone_since=NOW, created_at=NOW))
+    assert await seen() == {"due", "everyone"}
+    async with engine.begin() as conn:
+        await conn.execute(insert(touched).values(everyone_since=doors.EVERYBODY, created_at=NOW))
+        await queue(conn, "a")
+    assert await seen() == {"due", "everyone", "asked", "touched"}
+    async with engine.begin() as conn:
+        await reevaluation.begin_asked(conn, NOW)
+    async with engine.begin() as conn:
+        await doors.take_due(conn, NOW, 5)
+        assert await seen() == {"due", "everyone", "running", "touched"}
 
 
 async def test_touched_rows_are_taken_once_urgent_first(engine: AsyncEngine) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from alerts import erasure, reevaluation
 from alerts import evaluator as evaluators
 from alerts.actions import NotFound, act
 from alerts.activation import activate, newest_version
 from alerts.doors import EVERYBODY
+from alerts.evaluation import evaluate
 from alerts.evaluator import Evaluator
 from consumers.tables import stream_offsets
 from health import fleet
@@ -171,6 +172,31 @@ async def test_a_rulebook_is_the_newest_though_the_one_before_was_loaded_by_a_cl
         assert await newest_version(conn) == "two"
         await activate(conn, "one", {}, [], DAY_0 + SECOND)
         assert await newest_version(conn) == "one"
+
+
+async def test_a_batch_at_fault_is_begun_anew_and_nothing_of_it_is_lost_meanwhile(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await World(engine).start()
+    async with engine.begin() as conn:
+        await conn.execute(insert(touched).values(account_ids=["a", "b"], created_at=world.now))
+    faults: list[Exception] = [ValueError("odd facts"), ConnectionResetError("away")]
+
+    async def failing(conn: AsyncConnection, account_ids: list[str], *more: Any) -> Any:
+        if faults:
+            raise faults.pop(0)
+        return await evaluate(conn, account_ids, *more)
+
+    monkeypatch.setattr(evaluators, "evaluate", failing)
+    with pytest.raises(ConnectionResetError):
+        await world.evaluator.step()
+    async with engine.connect() as conn:
+        assert await conn.scalar(select(touched.c.account_ids)) == ["a", "b"]
+    faults.append(ValueError("odd facts"))
+    assert await world.evaluator.step() == 2
+    assert [(await world.health_of(name)).problem for name in ("a", "b")] == [None, None]
+    async with engine.connect() as conn:
+        assert await conn.scalar(select(touched.c.touched_id)) is None
 
 
 async def test_other_doors_come_in_between_the_parts_of_a_sweep(engine: AsyncEngine) -> None:
