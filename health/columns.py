@@ -8,7 +8,7 @@ dates goes by the account's own days (``health/days.py``).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -61,14 +61,18 @@ class Rows:
 
     def take(self, index: Ints) -> Any:
         """The rows of the accounts at ``index``, renumbered to their place in it."""
-        first = np.searchsorted(self.account, index, side="left")
-        counts = np.searchsorted(self.account, index, side="right") - first
+        first, end = np.searchsorted(self.account, np.stack((index, index + 1)))
+        counts = end - first
         ends = np.cumsum(counts)
-        rows = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts - first, counts)
+        rows: Ints | slice
+        if len(index) == 1:
+            rows = slice(int(first[0]), int(end[0]))
+        else:
+            rows = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts - first, counts)
         values: dict[str, Any] = {}
-        for column in fields(self):
-            value = getattr(self, column.name)
-            values[column.name] = {k: v[rows] for k, v in value.items()} if isinstance(value, dict) else value[rows]
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            values[name] = {k: v[rows] for k, v in value.items()} if isinstance(value, dict) else value[rows]
         values["account"] = np.repeat(np.arange(len(index)), counts)
         return type(self)(**values)
 
@@ -106,6 +110,11 @@ class Features(Rows):
     name: Texts
     first_at: Instants
     last_at: Instants
+
+    @cached_property
+    def found(self) -> dict[str | None, tuple[Instants, Instants]]:
+        """First and last use of single features per account (A,), of those that were asked for."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,14 +321,14 @@ class Facts:
     def take(self, index: Ints) -> Facts:
         """The accounts at ``index``, in that order: for a closer look at a few of a batch."""
         values: dict[str, Any] = {}
-        for column in fields(self):
-            value = getattr(self, column.name)
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
             if isinstance(value, Rows):
-                value = value.take(index)
+                value = value.take(index) if len(value.account) else value
             elif isinstance(value, dict):
                 value = {k: v.take(index) if isinstance(v, Rows) else v[index] for k, v in value.items()}
             elif isinstance(value, np.ndarray):
                 value = value[index]
-            values[column.name] = value
+            values[name] = value
         values["account_ids"] = tuple(self.account_ids[i] for i in index)
         return Facts(**values)
