@@ -46,4 +46,5 @@ def spread(account_id: str) -> timedelta:
 
 
 def spread_us(account_ids: tuple[str, ...]) -> Instants:
-    return np.array([(crc32(account_id.encode()) * HOUR) >> 32 for account_id in account_ids], dtype=np.int64)
+    hashes = np.fromiter(map(crc32, map(str.encode, account_ids)), np.uint64, len(account_ids))
+    return (hashes * HOUR >> np.uint64(32)).astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from health.catalogue import WINDOWS
 from health.columns import Facts
 from health.instants import NEVER, Instants
 from health.signals import business
-from health.signals.view import Definition, View, lively_within, started
+from health.signals.view import Definition, LivelyWithin, View, started
 
 
 def origin(facts: Facts, last: Instants) -> Instants:
@@ -27,7 +27,7 @@ def since_last(last: Callable[[Facts], Instants]) -> Definition:
     def values(view: View, _: str | None) -> Floats:
         return view.since(last(view.facts))
 
-    def origins(facts: Facts, _: str | None) -> Sequence[Instants]:
+    def origins(facts: Facts, _: str | None) -> Iterable[Instants]:
         return (origin(facts, last(facts)),)
 
     return Definition(values=values, origins=origins)
@@ -46,7 +46,7 @@ def _count(days: Callable[[Facts], npt.NDArray[Any]], length: int) -> Definition
     def values(view: View, _: str | None) -> Floats:
         return view.settle(*view.window(days(view.facts), length))
 
-    return Definition(values=values, borders=lively_within(length), window_days=length)
+    return Definition(values=values, borders=LivelyWithin(length), window_days=length)
 
 
 def _usage_change(recent_days: int, base_days: int) -> Definition:
@@ -59,7 +59,7 @@ def _usage_change(recent_days: int, base_days: int) -> Definition:
         return view.settle((low - usual) / usual, (high - usual) / usual)
 
     reach = recent_days + base_days
-    return Definition(values=values, borders=lively_within(reach), window_days=reach)
+    return Definition(values=values, borders=LivelyWithin(reach), window_days=reach)
 
 
 def _against_last_year(view: View, _: str | None) -> Floats:
@@ -86,7 +86,7 @@ SIGNALS: Mapping[str, Definition] = {
     "usage_change_7d_28d": _usage_change(7, 28),
     "usage_change_28d_year": Definition(
         values=_against_last_year,
-        borders=lively_within(_YEAR_REACH),
+        borders=LivelyWithin(_YEAR_REACH),
         window_days=MONTH_DAYS,
         earlier=((MONTH_DAYS, YEAR_DAYS),),
         reach_days=_YEAR_REACH,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from health.marks import last_of, within
 from health.signals.activity import origin
 from health.signals.view import (
     Definition,
+    LivelyWithin,
+    Pairs,
     View,
     attribute_instants,
     lively,
-    lively_within,
     past_number,
     window,
 )
@@ -75,7 +76,7 @@ def _active_users(days: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
         return view.settle(*in_window(view, view.facts.users, days))
 
-    return Definition(values=values, borders=lively_within(days), window_days=days)
+    return Definition(values=values, borders=LivelyWithin(days), window_days=days)
 
 
 def _weekly_share(view: View, _: str | None) -> Floats:
@@ -106,7 +107,7 @@ def _features_used(days: int) -> Definition:
     def values(view: View, _: str | None) -> Floats:
         return view.settle(*in_window(view, view.facts.feature_days, days))
 
-    return Definition(values=values, borders=lively_within(days), window_days=days)
+    return Definition(values=values, borders=LivelyWithin(days), window_days=days)
 
 
 def _of_the_product(view: View, rows: Features | FeatureDays) -> Bools:
@@ -126,12 +127,15 @@ def _never_used(view: View, _: str | None) -> Floats:
 
 def _first_and_last(facts: Facts, feature: str | None) -> tuple[Instants, Instants]:
     """First and last use of one feature per account. (A,), NEVER where it was not used."""
-    chosen = facts.features.among("name", (feature,))
-    first = np.full(len(facts), NEVER, dtype=np.int64)
-    last = first.copy()
-    first[facts.features.account[chosen]] = facts.features.first_at[chosen]
-    last[facts.features.account[chosen]] = facts.features.last_at[chosen]
-    return first, last
+    features = facts.features
+    if feature not in features.found:
+        chosen = features.among("name", (feature,))
+        first = np.full(len(facts), NEVER, dtype=np.int64)
+        last = first.copy()
+        first[features.account[chosen]] = features.first_at[chosen]
+        last[features.account[chosen]] = features.last_at[chosen]
+        features.found[feature] = first, last
+    return features.found[feature]
 
 
 def _feature_used(view: View, feature: str | None) -> Floats:
@@ -145,15 +149,14 @@ def _days_since_feature(view: View, feature: str | None) -> Floats:
     return view.since(last, first)
 
 
-def _feature_origins(facts: Facts, feature: str | None) -> Sequence[Instants]:
+def _feature_origins(facts: Facts, feature: str | None) -> Iterable[Instants]:
     _, last = _first_and_last(facts, feature)
     return (origin(facts, last), facts.start)
 
 
-def _feature_instants(facts: Facts, feature: str | None) -> tuple[Ints, Instants]:
-    first, last = _first_and_last(facts, feature)
+def _feature_instants(facts: Facts, feature: str | None) -> list[Pairs]:
     accounts = np.arange(len(facts))
-    return np.tile(accounts, 2), np.concatenate([first, last])
+    return [(accounts, at) for at in _first_and_last(facts, feature)]
 
 
 def _everybody_with_seats(facts: Facts, observed: Observed) -> Bools:
@@ -164,16 +167,16 @@ def _everybody_with_seats(facts: Facts, observed: Observed) -> Bools:
     return busy
 
 
-def _all_feature_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    return facts.features.account, facts.features.first_at
+def _all_feature_instants(facts: Facts, _: str | None) -> list[Pairs]:
+    return [(facts.features.account, facts.features.first_at)]
 
 
 SIGNALS: Mapping[str, Definition] = {
     **{f"active_users_{days}d": _active_users(days) for days in WINDOWS},
-    "weekly_active_share": Definition(values=_weekly_share, borders=lively_within(MONTH_DAYS), window_days=MONTH_DAYS),
+    "weekly_active_share": Definition(values=_weekly_share, borders=LivelyWithin(MONTH_DAYS), window_days=MONTH_DAYS),
     "seat_utilisation": Definition(
         values=_seat_utilisation,
-        borders=lively_within(MONTH_DAYS),
+        borders=LivelyWithin(MONTH_DAYS),
         instants=attribute_instants("seats"),
         window_days=MONTH_DAYS,
     ),
@@ -184,7 +187,7 @@ SIGNALS: Mapping[str, Definition] = {
         window_days=2 * MONTH_DAYS,
     ),
     **{f"features_used_{days}d": _features_used(days) for days in WINDOWS},
-    "feature_breadth_90d": Definition(values=_breadth, borders=lively_within(BREADTH_DAYS), window_days=BREADTH_DAYS),
+    "feature_breadth_90d": Definition(values=_breadth, borders=LivelyWithin(BREADTH_DAYS), window_days=BREADTH_DAYS),
     "features_never_used": Definition(values=_never_used, instants=_all_feature_instants),
     "feature_used": Definition(values=_feature_used, instants=_feature_instants),
     "days_since_feature": Definition(values=_days_since_feature, origins=_feature_origins, instants=_feature_instants),

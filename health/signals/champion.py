@@ -10,7 +10,7 @@ from health.arrays import Bools, Floats, Ints
 from health.instants import DAY
 from health.marks import number, within
 from health.signals.adoption import in_window, last_active
-from health.signals.view import Definition, View, lively_within, window
+from health.signals.view import Definition, LivelyWithin, View, window
 
 CHAMPION_DAYS = 90
 GONE_DAYS = 28
@@ -90,7 +90,7 @@ def _reached(view: View, values: Floats) -> Floats:
 
 SIGNALS: Mapping[str, Definition] = {
     "champion_silent_days": Definition(
-        values=_silent_days, borders=lively_within(CHAMPION_DAYS), window_days=CHAMPION_DAYS
+        values=_silent_days, borders=LivelyWithin(CHAMPION_DAYS), window_days=CHAMPION_DAYS
     ),
-    "champion_gone": Definition(values=_gone, borders=lively_within(CHAMPION_DAYS), window_days=CHAMPION_DAYS),
+    "champion_gone": Definition(values=_gone, borders=LivelyWithin(CHAMPION_DAYS), window_days=CHAMPION_DAYS),
 }

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from health.arrays import Bools, Floats, Ints, Texts
+from health.arrays import Bools, Floats, Texts
 from health.columns import Facts
 from health.gaps import Observed
-from health.instants import DAY, NEVER, Instants
+from health.instants import DAY, NEVER
 from health.signals import business
 from health.signals.view import (
     Definition,
+    Pairs,
     View,
     attribute_instants,
     count_in_state,
@@ -86,27 +87,23 @@ def _mrr_change(days: int) -> Definition:
         change = (now - before) / before
         return view.known(change, np.isfinite(change))
 
-    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    def instants(facts: Facts, _: str | None) -> list[Pairs]:
         history = facts.history
         mrr = history.among("attribute", ("mrr",))
-        at = history.at[mrr]
-        return np.tile(history.account[mrr], 2), np.concatenate([at, at + days * DAY])
+        account, at = history.account[mrr], history.at[mrr]
+        return [(account, at), (account, at + days * DAY)]
 
     return Definition(values=values, instants=instants)
 
 
-def _payment_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+def _payment_instants(facts: Facts, _: str | None) -> list[Pairs]:
     return status_instants(facts.payments)
 
 
-def _payment_expiries(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    account, at = status_instants(facts.payments)
-    failed = [facts.payments.status_at[status] for status in FAILING if status in facts.payments.status_at]
-    expiry = [np.where(times == NEVER, NEVER, times + FAILED_WINDOW_US) for times in failed]
-    return (
-        np.concatenate([account, np.tile(facts.payments.account, len(expiry))]),
-        np.concatenate([at, *expiry]),
-    )
+def _payment_expiries(facts: Facts, _: str | None) -> list[Pairs]:
+    payments = facts.payments
+    failed = [payments.status_at[status] for status in FAILING if status in payments.status_at]
+    return [*status_instants(payments), *((payments.account, at + FAILED_WINDOW_US) for at in failed)]
 
 
 def _number(attribute: str) -> Definition:

@@ -11,7 +11,7 @@ from health.arrays import Bools, Floats, Ints, Texts
 from health.columns import Chosen, Facts
 from health.custom import CustomSignal
 from health.instants import DAY, Instants
-from health.signals.view import Definition, View, latest, lively_within
+from health.signals.view import Definition, LivelyWithin, Pairs, View, latest
 
 
 def definition(custom: CustomSignal) -> Definition:
@@ -28,14 +28,14 @@ def definition(custom: CustomSignal) -> Definition:
     return Definition(
         values=lambda view, _: _by_event(view, custom, days),
         instants=lambda facts, _: _times(facts, name, 0, days),
-        borders=lively_within(days + 1),
+        borders=LivelyWithin(days + 1),
         window_days=days + 1,  # times 24 hours begin within the day before the days
     )
 
 
 def _moving(name: str, days: int) -> Any:
     def borders(facts: Facts, observed: Any) -> Bools:
-        busy = lively_within(days)(facts, observed)
+        busy = LivelyWithin(days)(facts, observed)
         chosen = facts.chosen[name]
         busy[chosen.account[chosen.at >= facts.today_us - (days + 1) * DAY]] = True
         return busy
@@ -43,9 +43,9 @@ def _moving(name: str, days: int) -> Any:
     return borders
 
 
-def _times(facts: Facts, name: str, *days: int) -> tuple[Ints, Instants]:
+def _times(facts: Facts, name: str, *days: int) -> list[Pairs]:
     chosen = facts.chosen[name]
-    return np.tile(chosen.account, len(days)), np.concatenate([chosen.at + n * DAY for n in days])
+    return [(chosen.account, chosen.at + n * DAY) for n in days]
 
 
 def _attribute(view: View, custom: CustomSignal) -> npt.NDArray[Any]:

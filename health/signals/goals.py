@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from health.arrays import Bools, Floats, Ints, Texts
+from health.arrays import Bools, Floats, Texts
 from health.columns import Facts
 from health.gaps import Observed
-from health.instants import DAY, NEVER, Instants
+from health.instants import DAY, NEVER
 from health.numbers import plain
 from health.signals.onboarding import heard_of
-from health.signals.view import Definition, View, count_in_state, some_due, state_at, status_instants
+from health.signals.view import Definition, Pairs, View, count_in_state, some_due, state_at, status_instants
 
 BEHIND_BY = 0.1
 """How much of the way a goal may lack of an even pace before it is behind: a day's lag is no news."""
@@ -182,7 +182,7 @@ def _unseen(view: View) -> Bools:
     return found
 
 
-def _instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+def _instants(facts: Facts, _: str | None) -> list[Pairs]:
     return status_instants(facts.goals)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from health.gaps import Observed
 from health.instants import DAY, NEVER, Instants
 from health.signals.view import (
     Definition,
+    Pairs,
     View,
     attribute_instants,
     count_in_state,
@@ -31,7 +33,7 @@ def _days_since_start(view: View, _: str | None) -> Floats:
     return view.elapsed_days(view.facts.start[:, None], observed=False)
 
 
-def _start(facts: Facts, _: str | None) -> Sequence[Instants]:
+def _start(facts: Facts, _: str | None) -> Iterable[Instants]:
     return (facts.start,)
 
 
@@ -41,8 +43,8 @@ def _onboarding_day(view: View, _: str | None) -> Floats:
     return view.known(day, (start[:, None] <= view.t) & (day >= 1) & (day <= ONBOARDING_DAYS))
 
 
-def _start_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    return np.arange(len(facts)), facts.start
+def _start_instants(facts: Facts, _: str | None) -> list[Pairs]:
+    return [(np.arange(len(facts)), facts.start)]
 
 
 def _onboarding(facts: Facts, _: Observed) -> Bools:
@@ -63,10 +65,9 @@ def _stage(view: View, _: str | None) -> Texts:
     return stage
 
 
-def _stage_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    parts = [attribute_instants(name)(facts, None) for name in ("status", "renewal_on")]
-    parts.append(_start_instants(facts, None))
-    return np.concatenate([account for account, _ in parts]), np.concatenate([at for _, at in parts])
+def _stage_instants(facts: Facts, _: str | None) -> list[Pairs]:
+    of_attributes = (attribute_instants(name)(facts, None) for name in ("status", "renewal_on"))
+    return [*chain.from_iterable(of_attributes), *_start_instants(facts, None)]
 
 
 def _milestones_done(view: View, _: str | None) -> Floats:
@@ -87,7 +88,7 @@ def heard_of(view: View, records: Records) -> Ints:
     return view.count(records, records.first_at[:, None] <= view.rows_t(records))
 
 
-def _milestone_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+def _milestone_instants(facts: Facts, _: str | None) -> list[Pairs]:
     return status_instants(facts.milestones)
 
 

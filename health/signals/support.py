@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from health.instants import DAY, ENDLESS, HOUR, NEVER, Instants
 from health.signals.activity import business_days_since, origin, since_last
 from health.signals.view import (
     Definition,
+    LivelyWithin,
+    Pairs,
     View,
     count_in_state,
     latest,
-    lively_within,
     state_at,
     status_instants,
 )
@@ -33,7 +34,7 @@ def _open_tickets(view: View, _: str | None) -> Floats:
     return np.where(view.t >= view.facts.first_day_us, count, np.nan)
 
 
-def _ticket_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+def _ticket_instants(facts: Facts, _: str | None) -> list[Pairs]:
     return status_instants(facts.tickets)
 
 
@@ -56,15 +57,9 @@ def _ticket_spike(view: View, _: str | None) -> Floats:
     return view.known(_opened(view, WEEK_DAYS) / usual, _reaches(view, WEEK_DAYS + SPIKE_BASE_DAYS))
 
 
-def _leaving(*days: int) -> Callable[[Facts, str | None], tuple[Ints, Instants]]:
+def _leaving(*days: int) -> Callable[[Facts, str | None], list[Pairs]]:
     """When tickets have been known for so many days."""
-
-    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-        tickets = facts.tickets
-        at = np.concatenate([tickets.first_at + n * DAY for n in days])
-        return np.tile(tickets.account, len(days)), at
-
-    return instants
+    return lambda facts, _: [(facts.tickets.account, facts.tickets.first_at + n * DAY) for n in days]
 
 
 def _reaches(view: View, days: int) -> Bools:
@@ -95,14 +90,10 @@ def _taken(tickets: Records, status: str, t: Instants, otherwise: int) -> Instan
     return np.where((at != NEVER) & (at <= t), at, otherwise)
 
 
-def _resolve_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    account, at = status_instants(facts.tickets)
-    resolved = [facts.tickets.status_at[status] for status in RESOLVED]
-    ends = [np.where(times == NEVER, NEVER, times + RESOLVE_DAYS * DAY) for times in resolved]
-    return (
-        np.concatenate([account, np.tile(facts.tickets.account, len(ends))]),
-        np.concatenate([at, *ends]),
-    )
+def _resolve_instants(facts: Facts, _: str | None) -> list[Pairs]:
+    tickets = facts.tickets
+    leaving = [tickets.status_at[status] + RESOLVE_DAYS * DAY for status in RESOLVED]
+    return [*status_instants(tickets), *((tickets.account, at) for at in leaving)]
 
 
 def _latest_score(view: View, scores: Floats) -> Floats:
@@ -130,12 +121,12 @@ def _sessions(days: int) -> Definition:
         age = view.rows_t(sessions) - sessions.at[:, None]
         return view.known(view.count(sessions, (age >= 0) & (age < days * DAY)), _reaches(view, days))
 
-    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-        at = facts.sessions.at
-        return np.tile(facts.sessions.account, 2), np.concatenate([at, at + days * DAY])
+    def instants(facts: Facts, _: str | None) -> list[Pairs]:
+        sessions = facts.sessions
+        return [(sessions.account, sessions.at), (sessions.account, sessions.at + days * DAY)]
 
     # So many times 24 hours begin within the day before that many days.
-    return Definition(values=values, instants=instants, borders=lively_within(days + 1), window_days=days + 1)
+    return Definition(values=values, instants=instants, borders=LivelyWithin(days + 1), window_days=days + 1)
 
 
 def _days_since_survey(view: View, _: str | None) -> Floats:
@@ -146,22 +137,19 @@ def _days_since_survey(view: View, _: str | None) -> Floats:
     return np.where(view.t >= view.facts.first_day_us, days, np.nan)
 
 
-def _survey_origins(facts: Facts, _: str | None) -> Sequence[Instants]:
+def _survey_origins(facts: Facts, _: str | None) -> Iterator[Instants]:
     """From the latest answer; for the past, from each earlier one and from the start."""
     surveys = facts.surveys
-    ends = np.searchsorted(surveys.account, np.arange(len(facts)), side="right")
     counts = np.bincount(surveys.account, minlength=len(facts))
-    answers = np.append(surveys.at, NEVER)
-    latest_first = [
-        np.where(counts > place, answers[np.where(counts > place, ends - 1 - place, -1)], NEVER)
-        for place in range(int(counts.max(initial=0)))
-    ]
-    newest = latest_first[0] if latest_first else np.full(len(facts), NEVER, dtype=np.int64)
-    return (origin(facts, newest), *latest_first[1:], facts.start)
+    ends, answers = np.cumsum(counts), np.append(surveys.at, NEVER)
+    for place in range(max(int(counts.max(initial=0)), 1)):
+        answered = answers[np.where(counts > place, ends - 1 - place, -1)]
+        yield answered if place else origin(facts, answered)
+    yield facts.start
 
 
-def _survey_instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
-    return facts.surveys.account, facts.surveys.at
+def _survey_instants(facts: Facts, _: str | None) -> list[Pairs]:
+    return [(facts.surveys.account, facts.surveys.at)]
 
 
 SIGNALS: Mapping[str, Definition] = {

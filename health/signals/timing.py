@@ -5,19 +5,19 @@ Signals are step functions of time, so that any expression over them can only ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from health.arrays import Ints
+from health.arrays import Bools, Ints
 from health.catalogue import SCORE_COURSE, SignalRef
 from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
 from health.signals.table import defined
-from health.signals.view import WINDOW_TOLERANCE_US, Definition
+from health.signals.view import WINDOW_TOLERANCE_US, Definition, LivelyWithin, Pairs
 
 RETRY_US = SECOND
 """How soon to look again for a step that lies in the last moments, which are not confirmed as observed yet."""
@@ -28,8 +28,6 @@ LONG_HELD_AFTER_US = 600 * SECOND
 time."""
 HELD_AFTER_US = 120 * SECOND
 """The position is held, rather than a moment behind, when it is older than this."""
-
-Pairs = tuple[Ints, Instants]
 
 
 def steps(
@@ -61,7 +59,7 @@ def steps(
                     _crossings(origin, first, last, observed if definition.observed else None),
                 ]
         if definition.instants is not None:
-            found.append(definition.instants(facts, ref.argument))
+            found += definition.instants(facts, ref.argument)
         if definition.window_days is not None:
             found.append(_each(accounts, np.array([observed.through_us + WINDOW_TOLERANCE_US + 1])))
     if zoned:
@@ -83,50 +81,60 @@ def next_change(
     earliest crossing if it ended at once.
     """
     now_us = to_us(now)
-    soonest = np.full(len(facts), ENDLESS, dtype=np.int64)
     border = np.full(len(facts), now_us - now_us % DAY + DAY, dtype=np.int64)
     own_border = facts.places.next_midnight(now_us)
     if spread_borders:
         work = spread_us(facts.account_ids)
         border, own_border = border + work, own_border + work
     refs = dict.fromkeys(refs)
-    for definition_of in _timed(facts, refs):
-        np.minimum(soonest, _soonest(facts, now_us, definition_of, observed, border, own_border), out=soonest)
+    soonest = _soonest(facts, now_us, refs, observed, border, own_border)
     if _of_goals(facts, refs):
         has_goals = np.zeros(len(facts), dtype=np.bool_)
         has_goals[facts.goals.account[np.isfinite(facts.goals.target)]] = True
-        for definition_of in _timed(facts, _measures(facts)):
-            at = _soonest(facts, now_us, definition_of, observed, border, own_border)
-            np.minimum(soonest, np.where(has_goals, at, ENDLESS), out=soonest)
+        measures = [ref for ref in _measures(facts) if ref not in refs]
+        at = _soonest(facts, now_us, measures, observed, border, own_border)
+        np.minimum(soonest, np.where(has_goals, at, ENDLESS), out=soonest)
     for at in facts.announced.values():  # whatever the rules name: lists and owners change, too
         soonest = np.minimum(soonest, np.where(at > now_us, at, ENDLESS))
     return as_datetime64(np.where(soonest >= ENDLESS, NEVER, soonest))
 
 
 def _soonest(
-    facts: Facts,
-    now: int,
-    timed: tuple[SignalRef, Definition | None],
-    observed: Observed,
-    border: Instants,
-    own_border: Instants,
+    facts: Facts, now: int, refs: Iterable[SignalRef], observed: Observed, border: Instants, own_border: Instants
 ) -> Instants:
-    """When one signal may change next, ENDLESS for never. (A,)."""
-    ref, definition = timed
-    if definition is None:
-        return border
-    soonest = np.full(len(facts), ENDLESS, dtype=np.int64)
-    if definition.origins is not None:
-        in_force = definition.origins(facts, ref.argument)[0]
-        np.minimum(soonest, _next_crossing(in_force, now, observed if definition.observed else None), out=soonest)
-    if definition.borders is not None:
-        days = own_border if definition.zoned else border
-        np.minimum(soonest, np.where(definition.borders(facts, observed), days, ENDLESS), out=soonest)
-    if definition.instants is not None:
-        account, at = definition.instants(facts, ref.argument)
-        ahead = np.flatnonzero(at > now)  # few: most of what is known lies behind
-        np.minimum.at(soonest, account[ahead], at[ahead])
+    """When one of the signals may change next, ENDLESS for never. (A,). By kind of step, over all signals at once."""
+    timed = list(_timed(facts, refs))
+    known = [(definition, ref.argument) for ref, definition in timed if definition is not None]
+    soonest = border.copy() if len(known) < len(timed) else np.full(len(facts), ENDLESS, dtype=np.int64)
+    for zoned, days in ((False, border), (True, own_border)):
+        asked = dict.fromkeys(each.borders for each, _ in known if each.borders is not None and each.zoned is zoned)
+        np.minimum(soonest, np.where(_crossing(facts, observed, asked), days, ENDLESS), out=soonest)
+    for is_observed, counted in ((True, observed), (False, None)):
+        starting = [each for each in known if each[0].origins is not None and each[0].observed is is_observed]
+        in_force = [
+            next(iter(each.origins(facts, argument))) for each, argument in starting if each.origins is not None
+        ]
+        if in_force:
+            np.minimum(soonest, _next_crossing(np.stack(in_force), now, counted).min(axis=0), out=soonest)
+    for instants, argument in dict.fromkeys((each.instants, argument) for each, argument in known):
+        for account, at in instants(facts, argument) if instants is not None else ():
+            ahead = (at > now).nonzero()[0]  # few: most of what is known lies behind
+            np.minimum.at(soonest, account[ahead], at[ahead])
     return soonest
+
+
+def _crossing(facts: Facts, observed: Observed, asked: Iterable[Callable[[Facts, Observed], Bools]]) -> Bools:
+    """Which accounts a border may change, by one signal or another. (A,)"""
+    found = np.zeros(len(facts), dtype=np.bool_)
+    lively = max((borders for borders in asked if isinstance(borders, LivelyWithin)), default=None)
+    enough = [borders for borders in asked if not isinstance(borders, LivelyWithin)]
+    if lively is not None:
+        enough.append(lively)  # last, since it looks at every day
+    for borders in enough:
+        found |= borders(facts, observed)
+        if found.all():
+            break
+    return found
 
 
 def _of_goals(facts: Facts, refs: Iterable[SignalRef]) -> bool:

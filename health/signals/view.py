@@ -6,9 +6,9 @@ texts).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from health.hierarchy import RollUp, roll_up, umbrellas
 from health.instants import DAY, HOUR, NEVER, Instants
 
 Made = TypeVar("Made")
+Pairs = tuple[Ints, Instants]
+"""Accounts and instants, pair by pair."""
 
 WINDOW_TOLERANCE_US = HOUR
 """Windows count as incomplete when the position is older than this. Less than the rules' own tolerance would make
@@ -41,11 +43,11 @@ class Definition:
     """
 
     values: Callable[[View, str | None], npt.NDArray[Any]]
-    origins: Callable[[Facts, str | None], Sequence[Instants]] | None = None
+    origins: Callable[[Facts, str | None], Iterable[Instants]] | None = None
     observed: bool = True
     borders: Callable[[Facts, Observed], Bools] | None = None
     zoned: bool = False
-    instants: Callable[[Facts, str | None], tuple[Ints, Instants]] | None = None
+    instants: Callable[[Facts, str | None], Iterable[Pairs]] | None = None
     window_days: int | Callable[[Facts], int] | None = None
     earlier: tuple[tuple[int, int], ...] = ()
     reach_days: int = 0
@@ -321,19 +323,18 @@ def count_in_state(view: View, records: Records, wanted: Sequence[str]) -> Float
     return view.known(view.count(records, state.inside), view.count(records, state.unknown) == 0)
 
 
-def status_instants(records: Records) -> tuple[Ints, Instants]:
-    """Every instant at which a record is known to have changed: (account, instant) pairs."""
-    times = [records.first_at, *records.status_at.values()]
-    return np.tile(records.account, len(times)), np.concatenate(times)
+def status_instants(records: Records) -> list[Pairs]:
+    """Every instant at which a record is known to have changed."""
+    return [(records.account, at) for at in (records.first_at, *records.status_at.values())]
 
 
-def attribute_instants(attribute: str) -> Callable[[Facts, str | None], tuple[Ints, Instants]]:
+@cache
+def attribute_instants(attribute: str) -> Callable[[Facts, str | None], Iterable[Pairs]]:
     """When the present value of an attribute came to stand, for a definition's ``instants``."""
 
-    def instants(facts: Facts, _: str | None) -> tuple[Ints, Instants]:
+    def instants(facts: Facts, _: str | None) -> list[Pairs]:
         at = facts.known_from.get(attribute)
-        accounts = np.arange(len(facts) if at is not None else 0)
-        return accounts, np.empty(0, dtype=np.int64) if at is None else at
+        return [] if at is None else [(np.arange(len(facts)), at)]
 
     return instants
 
@@ -367,9 +368,14 @@ def some_due(facts: Facts, records: Records, status: str) -> Bools:
     return found
 
 
-def lively_within(days: int) -> Callable[[Facts, Observed], Bools]:
-    """For ``borders`` of a signal that looks back so many days."""
-    return lambda facts, observed: lively(facts, observed, days=days + 2)
+@dataclass(frozen=True, order=True)
+class LivelyWithin:
+    """For ``borders`` of a signal that looks back so many days. Who is lively within fewer is so within more."""
+
+    days: int
+
+    def __call__(self, facts: Facts, observed: Observed) -> Bools:
+        return lively(facts, observed, days=self.days + 2)
 
 
 def lively(facts: Facts, observed: Observed, *, days: int = 58) -> Bools:
