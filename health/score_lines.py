@@ -6,12 +6,15 @@ Lines are whole tenths and add up to the score exactly. See ``docs/scorecards.md
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from health.arrays import Bools, Ints
+import numpy as np
+import numpy.typing as npt
+
+from health.arrays import Bools, Floats, Ints
 from health.catalogue import SIGNALS, Signal, SignalRef
 from health.numbers import plain
 from health.scorecard_file import FULL_MARK, OVERRIDE, VALUE, WORST_OF, Cap, Measure
@@ -22,7 +25,6 @@ Values = Mapping[str, Any]
 """Signals of one account by ``str(ref)``; NaN or None: unknown."""
 
 SENTENCE_LINES = 3
-NO_MARK = -1.0
 MOST_SAID = 10_000
 YES_NO = "boolean"
 MOST_TIMES = 100
@@ -63,6 +65,8 @@ class Wording:
     ja: str
     mentioned: tuple[tuple[str, str, str], ...]
     """Other signals in the reason: as written in braces, the reference, the unit."""
+    texts: tuple[str, ...]
+    """Those of them that are texts."""
 
     @classmethod
     def of(cls, part: Measure | Cap, catalogue: Mapping[str, Signal] = SIGNALS) -> Wording:
@@ -76,12 +80,18 @@ class Wording:
             en=part.reason.en,
             ja=part.reason.ja,
             mentioned=tuple((f"{{{name}}}", str(other), _unit(catalogue[other.name])) for name, other in others),
+            texts=tuple(str(other) for _, other in others if catalogue[other.name].type == "text"),
         )
 
     @property
     def spoken(self) -> tuple[str, ...]:
         """The signals whose values are in the line."""
         return (self.signal, *(signal for _, signal, _ in self.mentioned))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Those of them that are not texts."""
+        return tuple(signal for signal in self.spoken if signal not in self.texts)
 
     def measured(self, values: Values, mark: float, weight: float, lost: int, *, unseen: bool) -> Contribution:
         missing = math.isnan(mark)
@@ -118,25 +128,45 @@ class Wording:
         return words
 
 
-class Said(dict[tuple[Any, ...], Contribution]):
-    """The lines of one measure, by (``coded``, mark, values of what is ``spoken`` of): written once for all accounts of
-    which they say the same. The mark of an unknown value is ``NO_MARK``, the value itself None."""
+class Said(dict[Any, Contribution]):
+    """The lines of one measure, by all that is in them: written once for all accounts of which they say the same.
 
-    def __init__(self, wording: Wording, place: int, shares: Sequence[Sequence[float]]) -> None:
-        """``shares``: weights of all measures, among which this one's has its ``place``."""
+    A key is the bytes of ``coded`` and of the numbers spoken of, NaN for unknown, as numpy makes them of whole columns;
+    where texts are spoken of, too, a tuple of that and these.
+    """
+
+    def __init__(
+        self, wording: Wording, place: int, shares: Sequence[Sequence[float]], points: Callable[[Floats], Floats]
+    ) -> None:
+        """``shares``: weights of all measures, among which this one's has its ``place``. ``points``: of its values."""
         super().__init__()
-        self.wording = wording
+        self._wording = wording
+        self._numbers, self._texts = wording.numbers, wording.texts
         self._place = place
         self._shares = shares
+        self._points = points
 
-    def __missing__(self, key: tuple[Any, ...]) -> Contribution:
+    def of(self, codes: Ints, columns: Mapping[str, npt.NDArray[Any]]) -> list[Contribution]:
+        """The lines of accounts; all (A,)."""
+        rows = np.empty((len(codes), 1 + len(self._numbers)), dtype=np.int64)
+        rows[:, 0] = codes
+        for place, name in enumerate(self._numbers, 1):
+            rows[:, place] = columns[name].astype(np.float64, copy=False).view(np.int64)
+        keys = rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0].tolist()
+        if self._texts:
+            keys = list(zip(keys, *(columns[name].tolist() for name in self._texts), strict=True))
+        return list(map(self.__getitem__, keys))
+
+    def __missing__(self, key: Any) -> Contribution:
         if len(self) >= MOST_SAID:
             self.clear()
-        code, mark, *values = key
-        known = dict(zip(self.wording.spoken, values, strict=True))
-        mark = math.nan if mark == NO_MARK else mark
+        row, *texts = key if self._texts else (key,)
+        code, numbers = int(np.frombuffer(row, dtype=np.int64)[0]), np.frombuffer(row, dtype=np.float64)[1:]
+        known = dict(zip(self._numbers, numbers.tolist(), strict=True)) | dict(zip(self._texts, texts, strict=True))
+        known = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124 - NaN alone
         weight, lost = self._shares[code >> 12][self._place], code >> 1 & 0x7FF
-        line = self[key] = self.wording.measured(known, mark, weight, lost, unseen=bool(code & 1))
+        mark = float(self._points(numbers[:1])[0])
+        line = self[key] = self._wording.measured(known, mark, weight, lost, unseen=bool(code & 1))
         return line
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from health.catalogue import SignalRef
 from health.custom import NONE, CustomSignal, with_catalogue
 from health.score_lines import (
     MOST_SAID,
-    NO_MARK,
     Contribution,
     Override,
     Said,
@@ -89,7 +87,10 @@ class CardInForce:
         """Weights of the measures: they follow from which of them are known, whose numbers are in ``_patterns``."""
         self._patterns: dict[bytes, int] = {}
         wordings = [Wording.of(measure, catalogue) for measure in card.measures]
-        self._said = [Said(wording, place, self._shares) for place, wording in enumerate(wordings)]
+        self._said = [
+            Said(wording, place, self._shares, mapping.points)
+            for place, (wording, mapping) in enumerate(zip(wordings, self._mappings, strict=True))
+        ]
         self._cap_wordings = [Wording.of(cap, catalogue) for cap in card.caps]
         parts: list[Measure | Cap] = [*card.measures, *card.caps]
         self._columns = [str(SignalRef.parse(part.signal)) for part in parts]
@@ -237,7 +238,7 @@ class CardInForce:
         for pattern in set(patterns) - self._patterns.keys():
             self._patterns[pattern] = len(self._shares)
             self._shares.append(weights[patterns.index(pattern)].tolist())
-        return np.array([self._patterns[pattern] for pattern in patterns], dtype=np.int64)[:, None]
+        return np.array(list(map(self._patterns.__getitem__, patterns)), dtype=np.int64)[:, None]
 
     def _lines(
         self,
@@ -249,19 +250,11 @@ class CardInForce:
         taken: Ints,
         scored: Bools,
     ) -> list[list[Contribution]]:
-        listed = None if len(places) == len(table.account_ids) else places.tolist()
-
-        def of_these(column: list[Any]) -> list[Any]:
-            return column if listed is None else list(map(column.__getitem__, listed))
-
-        spoken = {name: of_these(table.plain(name)) for name in map(str, self.refs)}
-        present = np.isfinite(inputs.points)
-        marks = np.where(present, inputs.points, NO_MARK)
-        codes = coded(self._numbered(present, combined.weights), lost[:, : len(self._said)], inputs.unseen)
-        measured = [
-            list(map(said.__getitem__, zip(code, mark, *map(spoken.__getitem__, said.wording.spoken), strict=True)))
-            for said, code, mark in zip(self._said, codes.T.tolist(), marks.T.tolist(), strict=True)
-        ]
+        columns = {name: table.columns[name][places, -1] for name in map(str, self.refs)}
+        codes = coded(
+            self._numbered(np.isfinite(inputs.points), combined.weights), lost[:, : len(self._said)], inputs.unseen
+        )
+        measured = [said.of(code, columns) for said, code in zip(self._said, codes.T, strict=True)]
         lines: list[list[Contribution]] = list(map(list, zip(repeat(full_mark()), *measured, strict=False)))
         for place in np.flatnonzero(~scored).tolist():
             del lines[place][0]
@@ -271,7 +264,7 @@ class CardInForce:
                 lines[place].append(worst_of(group, measured[blame[place]][place], int(lost[place, number])))
         for number, wording in enumerate(self._cap_wordings):
             for place in np.flatnonzero(taken[:, number]).tolist():
-                values = {name: spoken[name][place] for name in wording.spoken}
+                values = table.row(int(places[place]), names=wording.spoken)
                 lines[place].append(wording.capped(values, self._limits[number] / 10, int(taken[place, number])))
         return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -46,19 +46,6 @@ class SignalTable:
     at: Instants
     columns: dict[str, npt.NDArray[Any]]
     incomplete: dict[str, Bools]
-    _plain: dict[str, tuple[npt.NDArray[Any], list[Any]]] = field(default_factory=dict, init=False, repr=False)
-
-    def plain(self, name: str) -> list[Any]:
-        """A signal of every account at the last instant, None for unknown. To be read: it is made once."""
-        column = self.columns[name]
-        made = self._plain.get(name)
-        if made is None or made[0] is not column:
-            values = column[:, -1].tolist()
-            if column.dtype == np.float64:
-                for place in np.flatnonzero(np.isnan(column[:, -1])).tolist():
-                    values[place] = None
-            made = self._plain[name] = column, values
-        return made[1]
 
     def row(self, account: int, instant: int = -1, names: Iterable[str] | None = None) -> dict[str, Any]:
         """The signals of one account as plain values, None for unknown; the instant defaults to the last,
@@ -96,6 +83,7 @@ def compute(
         columns[name], unseen = found[name]
         if unseen is not None:
             incomplete[name] = unseen
+    del view.other  # they hold each other: the facts would stay in memory until the cycle collector comes
     return SignalTable(account_ids=facts.account_ids, at=view.t, columns=columns, incomplete=incomplete)
 
 
