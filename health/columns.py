@@ -243,11 +243,9 @@ class Chosen(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """See the module. What no signal in use needs was not read: it is empty, its day arrays are 0. So are ``logins``
-    and ``events`` of days that none of their signals looks at; ``active`` tells all days, where it is read.
+    """See the module. What no signal in use needs was not read: it is empty, its day arrays are 0, each for itself.
 
-    Tickets, payments, surveys, sessions are complete as far back as their own signals look, and in what is open or
-    latest; with history, from ``first_day_us`` on.
+    Tickets, payments, surveys, sessions are complete from ``first_day_us`` on, and in what is open or latest.
 
     ``known_from`` says per attribute since when its present value stands, where history was read; without it
     attributes count as having been so all along. ``announced`` says per attribute when a value that was announced

@@ -35,7 +35,7 @@ from health.columns import (
 )
 from health.custom import CustomSignal
 from health.facts_queries import KEPT_ATTRIBUTES, KINDS, MOST_STATUSES, STATUSES, Row
-from health.facts_wanted import Spans, Wanted
+from health.facts_wanted import Wanted
 from health.goals import Target, comparable, target_of
 from health.instants import DAY, NEVER, Instants
 
@@ -132,12 +132,9 @@ def _length(day: date) -> int:
     return (following - day.replace(day=1)).days
 
 
-def overlapping(month: Ints, spans: Spans, today: int) -> Bools:
-    """Which months were sent with counts for these spans, as ``facts_queries`` asks for them."""
-    found = np.zeros(len(month), dtype=np.bool_)
-    for begin, end in spans:
-        found |= (month >= today - end - 29) & (month <= today - begin)
-    return found
+def within(month: Ints, span: Span) -> Bools:
+    """Which months were sent with their counts, as ``facts_queries`` asks for them."""
+    return (month >= span.first - 30) & (month <= span.last)
 
 
 def _unpacked(words: npt.NDArray[np.uint32]) -> Bools:
@@ -247,10 +244,10 @@ def account_columns(row: Row) -> dict[str, Any]:
 
 def day_columns(row: Row, size: int, span: Span, wanted: Wanted) -> dict[str, Any]:
     place, month = _int32(row["place"]), _int32(row["month"])
-    columns: dict[str, Any] = {}
-    for name, spans in (("logins", wanted.logins), ("events", wanted.events)):
-        sent = overlapping(month, spans, span.last)
-        columns[name] = span.grid(place[sent], month[sent], _day_arrays(row[name] if spans else None), size)
+    sent, columns = within(month, span), dict[str, Any]()
+    for name, is_wanted in (("logins", wanted.logins), ("events", wanted.events)):
+        chosen = sent if is_wanted else np.zeros_like(sent)
+        columns[name] = span.grid(place[chosen], month[chosen], _day_arrays(row[name] if is_wanted else None), size)
     columns["active"] = span.marks(place, month, _bits(row["active"]), size)
     return columns
 

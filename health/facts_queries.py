@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from health.columns import HISTORY_NUMBERS, NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES
-from health.facts_wanted import RHYTHM_DAYS, Spans, Wanted
+from health.facts_wanted import RHYTHM_DAYS, Wanted
 
 STATUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "ticket": ("open", "pending", "solved", "closed"),
@@ -81,9 +81,9 @@ def _parts(wanted: Wanted) -> Mapping[str, Part | None]:
         "users": _users(wanted.mark_days) if "user_months" in wanted.parts else None,
         "features": _FEATURES if "features" in wanted.parts else None,
         "feature_days": _feature_days(wanted.mark_days) if "feature_months" in wanted.parts else None,
-        "records": _records(kinds, wanted.record_days) if kinds else None,
-        "surveys": _surveys(wanted.record_days) if "surveys" in wanted.parts else None,
-        "sessions": _sessions(wanted.record_days) if "sessions" in wanted.parts else None,
+        "records": _records(kinds, wanted.days) if kinds else None,
+        "surveys": _surveys(wanted.days) if "surveys" in wanted.parts else None,
+        "sessions": _sessions(wanted.days) if "sessions" in wanted.parts else None,
         "numbers": _NUMBERS if "account_history" in wanted.parts else None,
         "known": _KNOWN if wanted.known else None,
     }
@@ -111,7 +111,7 @@ def _since(days: int) -> str:
 
 
 def _within(days: int) -> str:
-    """Months that may have one of the last ``days`` days."""
+    """Months that may have one of the last ``days`` days; ``facts_columns.within`` tells them when they have come."""
     return f"m.month BETWEEN {TODAY} - {days + 29} AND {TODAY}"
 
 
@@ -130,28 +130,19 @@ LEFT JOIN account_attributes t USING (account_id)""",
 
 
 def _months(wanted: Wanted) -> Part:
-    """Counts are sent of the months alone that are asked for: they are most of what is read."""
-    counts = {
-        name: f"string_agg(array_send(m.{name}), '') FILTER (WHERE {_overlaps(spans)})"
-        for name, spans in (("logins", wanted.logins), ("events", wanted.events))
-        if spans
-    }
+    """Counts are most of what is read: of the day arrays' months alone, however far back the rhythm looks."""
+    counted = [name for name, is_wanted in (("logins", wanted.logins), ("events", wanted.events)) if is_wanted]
     days = max(RHYTHM_DAYS if wanted.rhythm else 0, wanted.days)
     return Part(
         columns={
             "place": _PLACE,
             "month": "string_agg(date_send(m.month), '')",
             "active": "string_agg(int4send(m.active_days), '')",
-            **counts,
+            **{name: f"string_agg(array_send(m.{name}), '') FILTER (WHERE {_within(wanted.days)})" for name in counted},
         },
         rows=f"""{WANTED}
 JOIN account_months m ON m.account_id = wanted.account_id AND m.month >= {TODAY} - {days + 30}""",
     )
-
-
-def _overlaps(spans: Spans) -> str:
-    """See ``facts_columns.overlapping``, which tells them apart when they have come."""
-    return " OR ".join(f"m.month BETWEEN {TODAY} - {end + 29} AND {TODAY} - {begin}" for begin, end in spans)
 
 
 def _users(days: int) -> Part:

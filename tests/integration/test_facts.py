@@ -256,7 +256,7 @@ async def test_only_what_the_signals_need_is_read(engine: AsyncEngine) -> None:
     assert not any(len(rows.account) for rows in (part.users, part.features, part.tickets, part.surveys))
 
 
-async def test_counts_are_read_of_the_days_that_signals_look_at(engine: AsyncEngine) -> None:
+async def test_counts_of_a_year_are_read_where_a_signal_looks_that_far(engine: AsyncEngine) -> None:
     months = [date(2023, 12, 1), *(date(2024, month, 1) for month in range(1, 13))]
     months += [date(2025, 1, 1), date(2025, 2, 1), date(2025, 3, 1)]
     async with engine.begin() as conn:
@@ -267,16 +267,15 @@ async def test_counts_are_read_of_the_days_that_signals_look_at(engine: AsyncEng
         )  # fmt: skip
         await conn.execute(accounts.insert(), {"account_id": "acme", "started_at": ago(500), "changed_at": NOW})
         year, logins = SignalRef("usage_change_28d_year"), SignalRef("logins_28d")
-        live = await facts_door.read(conn, ["acme"], now=NOW, refs=[year, logins])
-        dated = await facts_door.read(conn, ["acme"], now=NOW, refs=[year, logins], history=True)
-    for facts in (live, dated):
-        row = compute(facts, [NOW], [year, logins], OBSERVED).row(0)
-        recent, then = 26 * 15 + 2 * 16, 25 * 3 + 3 * 4  # 2025-02-03 to 03-02; 2024-02-05 to 03-03
-        assert row == {"usage_change_28d_year": (recent - then) / then, "logins_28d": 28}
-        assert facts.active.all()
-    middle = live.days - 1 - 200
-    assert (live.events[0, middle], live.logins[0, middle]) == (0, 0)  # of no signal, so not even sent
-    assert dated.events.all() and dated.logins.all()
+        both = await facts_door.read(conn, ["acme"], now=NOW, refs=[year, logins])
+        one = await facts_door.read(conn, ["acme"], now=NOW, refs=[year])
+        marks = await facts_door.read(conn, ["acme"], now=NOW, refs=[SignalRef("active_days_7d")])
+    recent, then = 26 * 15 + 2 * 16, 25 * 3 + 3 * 4  # 2025-02-03 to 03-02; 2024-02-05 to 03-03
+    row = {"usage_change_28d_year": (recent - then) / then, "logins_28d": 28}
+    assert compute(both, [NOW], [year, logins], OBSERVED).row(0) == row
+    assert both.active.all() and both.events.all() and both.logins.all()
+    assert one.active.all() and one.events.all() and not one.logins.any()
+    assert marks.active.all() and not marks.events.any() and not marks.logins.any()
 
 
 async def test_a_goal_is_measured_by_a_signal_that_nothing_else_names(engine: AsyncEngine) -> None:

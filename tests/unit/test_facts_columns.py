@@ -18,9 +18,9 @@ from health.facts_columns import (
     day_columns,
     feature_days,
     months_as_days,
-    overlapping,
     records,
     users,
+    within,
 )
 from health.facts_queries import KINDS
 from health.facts_wanted import Wanted
@@ -39,10 +39,10 @@ def array(values: Sequence[int]) -> bytes:
     return struct.pack(">iiIii", 1, 0, 20, len(values), 1) + b"".join(struct.pack(">iq", 8, v) for v in values)
 
 
-def wanted(days: int, **columns: tuple[tuple[int, int], ...]) -> Wanted:
+def wanted(days: int, *columns: str) -> Wanted:
     return Wanted(
-        parts=frozenset(), days=days, mark_days=days, record_days=days, counts=True, rhythm=True, known=False,
-        logins=columns.get("logins", ()), events=columns.get("events", ()),
+        parts=frozenset(), days=days, mark_days=days, counts=True, rhythm=True, known=False,
+        logins="logins" in columns, events="events" in columns,
     )  # fmt: skip
 
 
@@ -78,36 +78,17 @@ def test_months_come_out_as_days(days: int) -> None:
     rows = month_rows(rng, 5)
     span = Span.until(TODAY, days)
     told = sent(rows)
-    spans = ((0, days),)
     month = np.array([(month - EPOCH).days for _, month, *_ in rows])
     told["events"] = b"".join(
-        array(counts)
-        for (_, _, counts, _), some in zip(rows, overlapping(month, spans, span.last), strict=True)
-        if some
+        array(counts) for (_, _, counts, _), some in zip(rows, within(month, span), strict=True) if some
     )
-    columns = day_columns(told, 6, span, wanted(days, events=spans))
+    columns = day_columns(told, 6, span, wanted(days, "events"))
     assert columns["events"].shape == columns["active"].shape == columns["logins"].shape == (6, days)
     assert not columns["logins"].any() and not columns["events"][5].any()
     for place in range(6):
         for back in range(days):
             count, mark = expected(rows, TODAY - timedelta(days=back), place)
             assert (columns["events"][place, -1 - back], columns["active"][place, -1 - back]) == (count, mark)
-
-
-def test_counts_of_single_months_find_their_place() -> None:
-    rows = month_rows(np.random.default_rng(1), 4)
-    spans = ((0, 3), (70, 75))  # this month, and around the turn of the year
-    span = Span.until(TODAY, 100)
-    month = np.array([(month - EPOCH).days for _, month, *_ in rows])
-    some = overlapping(month, spans, span.last)
-    assert {str(rows[n][1]) for n in np.flatnonzero(some)} == {"2024-03-01", "2024-01-01"}
-    told = sent(rows) | {"logins": b"".join(array(rows[n][2]) for n in np.flatnonzero(some))}
-    found = day_columns(told, 4, span, wanted(100, logins=spans))["logins"]
-    for place in range(4):
-        for back in [*range(15), *range(60, 75)]:
-            day = TODAY - timedelta(days=back)
-            count = expected(rows, day, place)[0] if day.month in {1, 3} else 0
-            assert found[place, -1 - back] == count
 
 
 def test_days_of_activity_come_in_order() -> None:
@@ -148,7 +129,7 @@ def test_nothing_sent_is_empty() -> None:
 def test_a_day_array_of_another_length_is_refused() -> None:
     told = sent([(0, MONTHS[4], [], 1)]) | {"events": array([1] * 30)}
     with pytest.raises(ValueError, match="rebuild account_months"):
-        day_columns(told, 1, Span.until(TODAY, 92), wanted(92, events=((0, 92),)))
+        day_columns(told, 1, Span.until(TODAY, 92), wanted(92, "events"))
 
 
 def test_accounts_come_in_their_order() -> None:
