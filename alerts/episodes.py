@@ -6,10 +6,13 @@ carry the decision out under the lock of the account's health row. One open epis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
+
+import msgspec
+from msgspec.structs import replace
 
 State = Literal["open", "resolved", "withdrawn"]
 TransitionKind = Literal[
@@ -21,8 +24,7 @@ SYSTEM = "kizashi"
 SEVERITIES = ("info", "warning", "critical")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Episode:
+class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One uninterrupted time for which a rule holds for an account."""
 
     episode_id: UUID
@@ -124,6 +126,17 @@ def advance(
     return _open(rule_id, account_id, seen, policy, now)
 
 
+def unmoved(episode: Episode, holds: bool | None, severity: str, since: datetime, now: datetime) -> bool:
+    """Whether ``advance`` surely leaves an episode as it is, told without the words that a transition takes.
+    ``severity`` and ``since`` as they would be seen; they only count where it holds."""
+    if not episode.open:
+        return holds is None or (holds is (episode.cleared_at is None))
+    if not holds:
+        return holds is None
+    timer = episode.next_at is not None and episode.next_at <= now
+    return not timer and severity == episode.severity and since == episode.since
+
+
 def _goes_on(episode: Episode, seen: Observation, policy: Policy, now: datetime) -> bool:
     """Whether what holds again belongs to the episode just closed. Not if nobody was told of that one, and this is
     news.
@@ -190,12 +203,14 @@ def _advance_open(episode: Episode, seen: Observation, policy: Policy, now: date
     if not seen.holds:
         return _close(episode, seen, policy, now)
     # An event that came late, or an import that goes on, may show that what holds began later than was thought.
-    dated = replace(episode, since=seen.since or episode.since)
+    since = seen.since or episode.since
+    dated = episode if since == episode.since else replace(episode, since=since)
     if episode.pre_existing and dated.since > episode.since and _is_news(seen):
         return _tell_anew(dated, seen, policy, now)
     if SEVERITIES.index(seen.severity) > SEVERITIES.index(episode.severity):
         return _escalate(dated, seen, policy, now)
-    dated = replace(dated, severity=seen.severity)
+    if seen.severity != episode.severity:
+        dated = replace(dated, severity=seen.severity)
     timed = _timer(dated, seen, policy, now)
     if timed is None and dated != episode:
         return Change(episode=dated, transition=None, notify=False)

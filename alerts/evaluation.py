@@ -7,31 +7,28 @@ facts → signals → score → rules → episodes → outbox. What is decided i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from alerts import holding, lineage, store
+from alerts import dating, holding, lineage, store
 from alerts.changes import Changes
 from alerts.context import Context
-from alerts.episodes import Episode, Observation, Policy, advance
+from alerts.episodes import Change, Episode, Observation, Policy, advance, unmoved
 from alerts.health_row import write_health
-from alerts.lineage import NO_FACTS
-from alerts.observing import AccountRow, Batch, Dated, deniable, judge, needs_date, observe_all
+from alerts.holding import Holding
+from alerts.observing import AccountRow, Batch, Pair, holding_pairs, judge, observe, pairs, severities
+from alerts.rules import Rule
+from health import driver, overrides, score_course, signals
 from health import facts as reading
-from health import overrides, score_course, signals
-from health.catalogue import SignalRef
-from health.ids import among
-from health.instants import from_us
+from health.instants import ENDLESS, NEVER, from_us, to_us
 from health.scorecards import Scores
 from health.signals import SignalTable
-from health.tables import accounts, health
 
 READINGS = 3
 """How often the facts are read until they fit together."""
@@ -57,61 +54,117 @@ async def evaluate(
     conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
 ) -> Outcome:
     """Evaluates accounts (sorted, locked) and writes all that follows from it."""
-    episodes = await store.newest_episodes(conn, account_ids)
-    batch, verdicts, dated, torn = await _read_whole(conn, account_ids, episodes, context, oldest, now)
-    # Facts that a consumer changed while we read them may not fit together: unknown, and looked at again at once.
-    verdicts[:, torn] = np.nan
+    seen = await _read_whole(conn, account_ids, context, oldest, now)
+    batch = seen.batch
     waited = [row.waiting_since for row in batch.rows if row.waiting_since is not None]
     outcome = Outcome(accounts=len(account_ids), waited_since=waited)
-    due: list[datetime | None] = [now + TORN_RETRY if place in torn else None for place in range(len(account_ids))]
-    open_now: Counter[str] = Counter(episode.account_id for episode in episodes.values() if episode.open)
-    kept = holding.unknown_now([row.holding for row in batch.rows], context.rulebook.rules, verdicts)
-    changes = Changes(batch=batch)
-    for rule, observations in observe_all(batch, verdicts, episodes, dated):
-        policy = Policy(
-            for_=rule.for_, renotify=rule.renotify, cooldown=rule.cooldown, notify_resolved=rule.notify_resolved
-        )
-        for place, seen in observations:
-            account_id = account_ids[place]
-            before = episodes.get((rule.id, account_id))
-            change = advance(rule.id, account_id, before, seen, policy, now)
-            after = change.episode if change else before
-            due[place] = _earliest(due[place], _timer(after, seen, policy, now))
-            waits = None if after is not None and after.open else holding.begun(rule, seen, policy.for_, now)
-            if waits is not None:
-                kept[place][rule.id] = waits
-            if seen.holds and before is not None and _still_arriving(before, batch.rows[place]):
-                changes.explain_again(rule, place, before)
-            if change is None:
-                continue
-            open_now[account_id] += after.open - (before is not None and before.open)  # type: ignore[union-attr]
-            if change.transition is not None:
-                outcome.transitions[(rule.id, change.transition.kind)] += 1
-            changes.of(rule, place, before, change)
-    _retire(changes, episodes, outcome, open_now)
-    await changes.write(conn)
-    await write_health(conn, batch, _due(batch, due), open_now, kept)
+    decided = _Decided(batch=batch, outcome=outcome, changes=Changes(batch=batch))
+    for place in seen.torn:
+        decided.due[place] = now + TORN_RETRY
+    decided.open_now.update(episode.account_id for episode in seen.episodes.values() if episode.open)
+    decided.kept = holding.unknown_now([row.holding for row in batch.rows], context.rulebook.rules, seen.verdicts)
+    _decide(seen, decided)
+    _retire(decided, seen.episodes)
+    await decided.changes.write(conn)
+    await write_health(conn, batch, _due(batch, decided.due), decided.open_now, decided.kept)
     return outcome
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """``verdicts`` (rules, accounts); ``torn``: places whose facts changed at every reading."""
+
+    batch: Batch
+    verdicts: npt.NDArray[np.float64]
+    episodes: Mapping[tuple[str, str], Episode]
+    pairs: Sequence[Pair]
+    asked: dating.Asked
+    history: dating.History | None
+    torn: Sequence[int]
+
+
+@dataclass(kw_only=True)
+class _Decided:
+    """``due`` and ``kept`` by the accounts' places, ``open_now`` by their ids."""
+
+    batch: Batch
+    outcome: Outcome
+    changes: Changes
+    due: dict[int, datetime] = field(default_factory=dict)
+    open_now: Counter[str] = field(default_factory=Counter)
+    kept: list[dict[str, Holding]] = field(default_factory=list)
+
+    def look_at(self, place: int, at: datetime | None) -> None:
+        if at is not None:
+            self.due[place] = min(at, self.due.get(place, at))
+
+    def changed(self, rule: Rule, pair: Pair, change: Change) -> None:
+        before = pair.episode
+        self.open_now[change.episode.account_id] += change.episode.open - (before is not None and before.open)
+        if change.transition is not None:
+            self.outcome.transitions[(rule.id, change.transition.kind)] += 1
+        self.changes.of(rule, pair.place, before, change)
+
+
+def _decide(seen: _Seen, decided: _Decided) -> None:
+    """What becomes of every pair. Most stay as they are, which is told without putting together why."""
+    batch, now = seen.batch, seen.batch.now
+    began, denied = dating.dates(batch, seen.asked, seen.history), dating.disproved(batch, seen.asked, seen.history)
+    rules = [(rule, _policy(rule)) for rule in batch.context.rulebook.rules]
+    where = [pair.rule for pair in seen.pairs], [pair.place for pair in seen.pairs]
+    levels = severities(batch, seen.verdicts)[where].tolist()
+    for pair, verdict, level in zip(seen.pairs, seen.verdicts[where].tolist(), levels, strict=True):
+        (rule, policy), episode, place = rules[pair.rule], pair.episode, pair.place
+        holds = None if verdict != verdict else verdict == 1.0  # noqa: PLR0124 - NaN
+        severity, at = rule.levels[level].level, began.get((pair.rule, place))
+        arriving = holds and episode is not None and _still_arriving(episode, batch.rows[place])
+        if (
+            episode is not None
+            and episode.open
+            and not arriving
+            and unmoved(episode, holds, severity, at or episode.since, now)
+        ):
+            decided.look_at(place, _timer(episode, holds, episode.since, policy, now))
+            continue
+        observation = observe(batch, pair, verdict, severity, at, denied=(pair.rule, place) in denied)
+        change = advance(rule.id, batch.facts.account_ids[place], episode, observation, policy, now)
+        after = change.episode if change else episode
+        decided.look_at(place, _timer(after, holds, observation.since, policy, now))
+        waits = None if after is not None and after.open else holding.begun(rule, observation, policy.for_, now)
+        if waits is not None:
+            decided.kept[place][rule.id] = waits
+        if arriving and episode is not None:
+            decided.changes.explain_again(rule, place, episode)
+        if change is not None:
+            decided.changed(rule, pair, change)
+
+
+def _policy(rule: Rule) -> Policy:
+    return Policy(for_=rule.for_, renotify=rule.renotify, cooldown=rule.cooldown, notify_resolved=rule.notify_resolved)
+
+
 async def _read_whole(
-    conn: AsyncConnection,
-    account_ids: Sequence[str],
-    episodes: Mapping[tuple[str, str], Episode],
-    context: Context,
-    oldest: datetime | None,
-    now: datetime,
-) -> tuple[Batch, npt.NDArray[np.float64], Dated, list[int]]:
-    """The batch, what the rules say of it, its history, and the places whose facts changed at every reading."""
+    conn: AsyncConnection, account_ids: Sequence[str], context: Context, oldest: datetime | None, now: datetime
+) -> _Seen:
+    """The batch, what the rules say of it, its episodes, and the history of those that need a date."""
     attempts = READINGS
     while True:
         batch = await _read(conn, account_ids, context, oldest, now)
         verdicts = judge(batch)
-        dated = await _read_history(conn, batch, verdicts, episodes)
+        episodes = await store.newest_episodes(conn, account_ids, holding_pairs(batch, verdicts))
+        found = pairs(batch, verdicts, episodes)
+        asked = dating.ask(batch, verdicts, found)
+        history = await _read_history(conn, batch, asked)
         torn = await _changed_meanwhile(conn, batch)
         attempts -= 1
         if not torn or not attempts:
-            return batch, verdicts, dated, torn
+            break
+    # Facts that a consumer changed while we read them may not fit together: unknown, and looked at again at once.
+    verdicts[:, torn] = np.nan
+    return _Seen(
+        batch=batch, verdicts=verdicts, episodes=episodes, pairs=found, asked=asked.without(torn), history=history,
+        torn=torn,
+    )  # fmt: skip
 
 
 async def _read(
@@ -135,62 +188,33 @@ async def _read(
     )  # fmt: skip
 
 
+_ACCOUNT_ROWS: Final = """
+SELECT h.account_id, coalesce(a.version, -1), a.last_event_at, a.last_activity_at, a.last_login_at, a.imported_until,
+  h.evaluated_at, h.waiting_since, h.imported_until, h.scorecard, h.band, h.parent_id, h.parent_problem, h.round,
+  h.facts_version IS DISTINCT FROM a.version, h.as_child, h.rollup->'cards', h.holding
+FROM health h LEFT JOIN accounts a USING (account_id) WHERE h.account_id = ANY($1::text[])
+"""
+
+
 async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> list[AccountRow]:
-    query = (
-        select(
-            health.c.account_id,
-            health.c.evaluated_at,
-            health.c.band,
-            health.c.facts_version,
-            health.c.scorecard,
-            health.c.waiting_since,
-            health.c.parent_id,
-            health.c.parent_problem,
-            health.c.as_child,
-            health.c.round,
-            health.c.holding,
-            health.c.rollup["cards"].label("cards_below"),
-            health.c.imported_until.label("import_seen"),
-            accounts.c.version,
-            accounts.c.last_event_at,
-            accounts.c.last_activity_at,
-            accounts.c.last_login_at,
-            accounts.c.imported_until,
-        )
-        .outerjoin_from(health, accounts, accounts.c.account_id == health.c.account_id)
-        .where(health.c.account_id == among(account_ids))
-    )
-    found = {row.account_id: row for row in await conn.execute(query)}
-    return [
-        AccountRow(
-            version=NO_FACTS if row.version is None else row.version,
-            last_event_at=row.last_event_at,
-            last_activity_at=row.last_activity_at,
-            last_login_at=row.last_login_at,
-            imported_until=row.imported_until,
-            evaluated_at=row.evaluated_at,
-            waiting_since=row.waiting_since,
-            parent_id=row.parent_id,
-            parent_problem=row.parent_problem,
-            as_child=row.as_child,
-            cards_below=row.cards_below or {},
-            round=row.round,
-            holding=holding.read(row.holding),
-            import_seen=row.import_seen,
-            scorecard=row.scorecard,
-            band=row.band,
-            news=row.facts_version != row.version,
-        )
-        for row in (found[account_id] for account_id in account_ids)
-    ]
+    found = {row[0]: row for row in await driver.fetch(conn, _ACCOUNT_ROWS, account_ids)}
+    return [_account_row(found[account_id]) for account_id in account_ids]
+
+
+def _account_row(row: Iterable[Any]) -> AccountRow:
+    *plain, cards, waits = row
+    return AccountRow(*(*plain, cards or {}, holding.read(waits)))
+
+
+_CHANGED: Final = """
+SELECT seen.place FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS seen(account_id, version, place)
+LEFT JOIN accounts a USING (account_id) WHERE coalesce(a.version, -1) <> seen.version
+"""
 
 
 async def _changed_meanwhile(conn: AsyncConnection, batch: Batch) -> list[int]:
-    chosen = accounts.c.account_id == among(batch.facts.account_ids)
-    query = select(accounts.c.account_id, accounts.c.version).where(chosen)
-    versions = {row.account_id: row.version for row in await conn.execute(query)}
-    known = zip(batch.facts.account_ids, batch.rows, strict=True)
-    return [place for place, (account_id, row) in enumerate(known) if versions.get(account_id, NO_FACTS) != row.version]
+    versions = [row.version for row in batch.rows]
+    return [row[0] - 1 for row in await driver.fetch(conn, _CHANGED, batch.facts.account_ids, versions)]
 
 
 def _fill_in(table: SignalTable, scores: Scores) -> None:
@@ -204,35 +228,22 @@ def _fill_in(table: SignalTable, scores: Scores) -> None:
     table.columns.update({name: made[name] for name in made if name in table.columns})
 
 
-async def _read_history(
-    conn: AsyncConnection, batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]
-) -> Dated:
-    needed: set[int] = set()
-    spoken_of: set[SignalRef] = set()
-    for number, rule in enumerate(batch.context.rulebook.rules):
-        for place, account_id in enumerate(batch.facts.account_ids):
-            episode, verdict = episodes.get((rule.id, account_id)), verdicts[number, place]
-            undated = verdict == 1.0 and needs_date(batch.rows[place], rule, episode)
-            denied = verdict == 0.0 and episode is not None and deniable(batch.rows[place], rule, episode)
-            if undated or denied:
-                needed.add(place)
-                spoken_of |= rule.when.refs
-    if not needed:
-        return Dated(facts=None, row_of={})
-    places = sorted(needed)
-    account_ids = [batch.facts.account_ids[place] for place in places]
+async def _read_history(conn: AsyncConnection, batch: Batch, asked: dating.Asked) -> dating.History | None:
+    places, refs = dating.in_history(batch, asked)
+    if not places:
+        return None
     context = batch.context
     facts = await reading.read(
         conn,
-        account_ids,
+        [batch.facts.account_ids[place] for place in places],
         now=batch.now,
-        refs=spoken_of,
+        refs=refs,
         history=True,
         days=batch.facts.days,
         fleet=context.fleet,
         custom=context.rulebook.custom,
     )
-    return Dated(facts=facts, row_of={place: row for row, place in enumerate(places)})
+    return dating.History(facts=facts, row_of={place: row for row, place in enumerate(places)})
 
 
 def _still_arriving(episode: Episode, row: AccountRow) -> bool:
@@ -241,14 +252,9 @@ def _still_arriving(episode: Episode, row: AccountRow) -> bool:
     return episode.open and episode.pre_existing and row.news and arrived is not None and arrived >= episode.opened_at
 
 
-def _retire(
-    changes: Changes,
-    episodes: Mapping[tuple[str, str], Episode],
-    outcome: Outcome,
-    open_now: Counter[str],
-) -> None:
+def _retire(decided: _Decided, episodes: Mapping[tuple[str, str], Episode]) -> None:
     """Episodes of rules that are no longer there resolve by themselves, quietly."""
-    batch = changes.batch
+    batch = decided.batch
     running = {rule.id for rule in batch.context.rulebook.rules}
     seen = Observation(holds=False, reason="the rule was switched off or removed", data={"code": "rule_gone"})
     for (rule_id, account_id), episode in episodes.items():
@@ -256,30 +262,29 @@ def _retire(
             continue
         change = advance(rule_id, account_id, episode, seen, Policy(), batch.now)
         assert change is not None and change.transition is not None
-        changes.ended(change)
-        outcome.transitions[(rule_id, change.transition.kind)] += 1
-        open_now[account_id] -= 1
+        decided.changes.ended(change)
+        decided.outcome.transitions[(rule_id, change.transition.kind)] += 1
+        decided.open_now[account_id] -= 1
 
 
-def _timer(episode: Episode | None, seen: Observation, policy: Policy, now: datetime) -> datetime | None:
+def _timer(
+    episode: Episode | None, holds: bool | None, began: datetime | None, policy: Policy, now: datetime
+) -> datetime | None:
     """When the episode itself wants to be looked at: a snooze's end, a reminder, or the end of ``for``."""
     if episode is not None and episode.open:
-        overdue = seen.holds is None and episode.next_at is not None and episode.next_at <= now
+        overdue = holds is None and episode.next_at is not None and episode.next_at <= now
         return now + UNKNOWN_RETRY if overdue else episode.next_at
-    if seen.holds and seen.since is not None and seen.since + policy.for_ > now:
-        return seen.since + policy.for_
+    if holds and began is not None and began + policy.for_ > now:
+        return began + policy.for_
     return None
 
 
-def _earliest(first: datetime | None, second: datetime | None) -> datetime | None:
-    return min((at for at in (first, second) if at is not None), default=None)
-
-
-def _due(batch: Batch, timers: Sequence[datetime | None]) -> list[datetime | None]:
-    changes = signals.next_change(batch.facts, batch.now, batch.context.refs, batch.context.observed)
-    result = []
-    for change, timer, by_hand in zip(changes, timers, batch.overrides, strict=True):
-        at = None if np.isnat(change) else from_us(int(change.astype(np.int64)))
-        soonest = _earliest(_earliest(at, timer), None if by_hand is None else by_hand.expires_at)
-        result.append(None if soonest is None else max(soonest, batch.now + SOONEST))
-    return result
+def _due(batch: Batch, timers: Mapping[int, datetime]) -> list[datetime | None]:
+    at = signals.next_change(batch.facts, batch.now, batch.context.refs, batch.context.observed).view(np.int64)
+    soonest = np.where(at == NEVER, ENDLESS, at)
+    expiries = {place: one.expires_at for place, one in enumerate(batch.overrides) if one is not None}
+    for place, timer in (*timers.items(), *expiries.items()):
+        if timer is not None:
+            soonest[place] = min(soonest[place], to_us(timer))
+    soonest = np.maximum(soonest, to_us(batch.now + SOONEST))
+    return [None if at == ENDLESS else from_us(at) for at in soonest.tolist()]

@@ -89,7 +89,7 @@ async def tell_operations(
     seen, words = await _look(conn, observed, lost, now)
     held_for = (now - seen.since).total_seconds() if seen.holds and seen.since is not None else 0.0
     metrics.INGESTION_HELD.set(max(held_for, 0.0))
-    episodes = await store.newest_episodes(conn, [NO_ACCOUNT])
+    episodes = await store.newest_episodes(conn, [NO_ACCOUNT], [(RULE, NO_ACCOUNT)])
     before = episodes.get((RULE, NO_ACCOUNT))
     policy = Policy(for_=operations.after, notify_resolved=True)
     change = advance(RULE, NO_ACCOUNT, before, seen, policy, now)

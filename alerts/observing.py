@@ -10,20 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from alerts import holding, since
+from alerts import dating, holding, since
 from alerts.episodes import Episode, Observation
 from alerts.holding import Holding
 from alerts.lineage import leaves_umbrellas
 from alerts.rules import Rule, Severity, evaluate_all
-from health import signals
 from health.columns import Facts
-from health.hierarchy import cards_changed
-from health.instants import from_us
 from health.scorecards import Override, Scores
 from health.signals import SignalTable
 
@@ -35,10 +34,10 @@ GONE = frozenset({"ended", "paused"})
 """Statuses in which an account leaves every rule that does not ask for the status itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccountRow:
+class AccountRow(msgspec.Struct, frozen=True):
     """Of the account and its health row, what is not among the signals."""
 
+    account_id: str
     version: int
     last_event_at: datetime | None
     last_activity_at: datetime | None
@@ -51,12 +50,12 @@ class AccountRow:
     band: str | None
     parent_id: str | None
     parent_problem: str | None
-    as_child: Mapping[str, Any] | None
-    cards_below: Mapping[str, int]
     round: int
-    holding: Mapping[str, Holding]
     news: bool
     """Whether facts have come since the last evaluation, rather than time alone."""
+    as_child: Mapping[str, Any] | None
+    cards_below: Mapping[str, int]
+    holding: Mapping[str, Holding]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,9 @@ class Batch:
 
     def signals_of(self, place: int, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Of one account, by ``str(ref)``; all unless ``names`` says which."""
-        return {name: self.plain[name][place] for name in (self.plain if names is None else names)}
+        if names is not None:
+            return self.table.row(place, names=names)
+        return {name: column[place] for name, column in self.plain.items()}
 
 
 def judge(batch: Batch) -> npt.NDArray[np.float64]:
@@ -104,64 +105,55 @@ def judge(batch: Batch) -> npt.NDArray[np.float64]:
     return verdicts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dated:
-    """The facts of the accounts whose episodes need a date, with the history of their attributes."""
+class Pair(msgspec.Struct, frozen=True):
+    """A rule, by its number, and an account, by its place, of which something is to be seen."""
 
-    facts: Facts | None
-    row_of: Mapping[int, int]
-
-
-def observe_all(
-    batch: Batch,
-    verdicts: npt.NDArray[np.float64],
-    episodes: Mapping[tuple[str, str], Episode],
-    dated: Dated,
-) -> list[tuple[Rule, list[tuple[int, Observation]]]]:
-    """What was seen of each rule: for accounts where it holds, or that have an episode of it."""
-    result = []
-    levels = _severities(batch, verdicts)
-    for number, rule in enumerate(batch.context.rulebook.rules):
-        known = {
-            place: episode
-            for place, account_id in enumerate(batch.facts.account_ids)
-            if (episode := episodes.get((rule.id, account_id))) is not None
-        }
-        holding = np.flatnonzero(verdicts[number] == 1.0).tolist()
-        undated = [place for place in holding if needs_date(batch.rows[place], rule, known.get(place))]
-        began = _since(batch, rule, undated, known, dated)
-        denied = _disproved(batch, rule, [p for p in known if verdicts[number, p] == 0.0], known, dated)
-        places = sorted(set(holding).union(place for place, episode in known.items() if not over(episode)))
-        spoken = sorted(map(str, rule.when.refs))
-        seen = []
-        for place in places:
-            verdict, episode, level = verdicts[number, place], known.get(place), levels[number][place]
-            seen.append((place, _observe(batch, rule, spoken, place, verdict, level, began, episode, place in denied)))
-        result.append((rule, seen))
-    return result
+    rule: int
+    place: int
+    episode: Episode | None
 
 
-def _severities(batch: Batch, verdicts: npt.NDArray[np.float64]) -> list[list[Severity]]:
-    """Of each rule that holds for some account the level of every one, in one look at all conditions; the last level
-    where it holds for nobody."""
+def holding_pairs(batch: Batch, verdicts: npt.NDArray[np.float64]) -> list[tuple[str, str]]:
+    """(rule, account) wherever a rule holds, by their ids."""
+    rules, accounts = batch.context.rulebook.rules, batch.facts.account_ids
+    return [(rules[number].id, accounts[place]) for number, place in _where(verdicts == 1.0)]
+
+
+def _where(chosen: npt.NDArray[np.bool_]) -> Iterable[tuple[int, int]]:
+    numbers, places = np.nonzero(chosen)
+    return zip(numbers.tolist(), places.tolist(), strict=True)
+
+
+def pairs(batch: Batch, verdicts: npt.NDArray[np.float64], episodes: Mapping[tuple[str, str], Episode]) -> list[Pair]:
+    """Where a rule holds, or has an episode that is not over; rule by rule, in the order of the accounts."""
+    rule_of = {rule.id: number for number, rule in enumerate(batch.context.rulebook.rules)}
+    place_of = {account_id: place for place, account_id in enumerate(batch.facts.account_ids)}
+    found: dict[tuple[int, int], Episode | None] = dict.fromkeys(_where(verdicts == 1.0))
+    for (rule_id, account_id), episode in episodes.items():
+        number = rule_of.get(rule_id)
+        if number is not None:
+            key = number, place_of[account_id]
+            if key in found or not over(episode):
+                found[key] = episode
+    return [Pair(number, place, episode) for (number, place), episode in sorted(found.items(), key=itemgetter(0))]
+
+
+def severities(batch: Batch, verdicts: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(rules, accounts): the number of the rule's level, in one look at the conditions of all levels; the last level
+    where the rule holds for nobody."""
     rules, size = batch.context.rulebook.rules, len(batch.facts)
+    found = np.repeat([[len(rule.levels) - 1] for rule in rules], size, axis=1).reshape(len(rules), size)
     holds_for_some = (verdicts == 1.0).any(axis=1).tolist()
-    in_force = [rule for rule, holds in zip(rules, holds_for_some, strict=True) if holds]
-    conditions = [level.when for rule in in_force for level in rule.levels if level.when is not None]
+    in_force = [n for n, rule in enumerate(rules) if holds_for_some[n] and len(rule.levels) > 1]
+    conditions = [level.when for n in in_force for level in rules[n].levels if level.when is not None]
     columns = {name: column[:, -1] for name, column in batch.table.columns.items()}
     met = iter(evaluate_all(conditions, columns) if conditions else ())
-    found = []
-    for rule, asked in zip(rules, holds_for_some, strict=True):
-        if not asked:
-            found.append([rule.levels[-1].level] * size)
-            continue
-        first = np.full(size, len(rule.levels) - 1)
+    for number in in_force:
         open_yet = np.ones(size, dtype=np.bool_)
-        for number, level in enumerate(rule.levels):
+        for place, level in enumerate(rules[number].levels):
             holds = open_yet if level.when is None else open_yet & (next(met) == 1.0)
-            first[holds] = number
+            found[number, holds] = place
             open_yet = open_yet & ~holds
-        found.append([rule.levels[number].level for number in first.tolist()])
     return found
 
 
@@ -170,29 +162,14 @@ def over(episode: Episode) -> bool:
     return not episode.open and episode.cleared_at is not None
 
 
-def needs_date(row: AccountRow, rule: Rule, episode: Episode | None) -> bool:
-    """New episodes need a date; an open silence a new one when an event shows that the present stretch began later."""
-    if episode is None:
-        return True
-    if not episode.open:
-        return episode.cleared_at is not None
-    return row.news and rule.absence and not since.scored(rule)
-
-
-def _observe(
-    batch: Batch,
-    rule: Rule,
-    spoken: Sequence[str],
-    place: int,
-    verdict: float,
-    severity: Severity,
-    began: Mapping[int, datetime],
-    episode: Episode | None,
-    denied: bool,
+def observe(
+    batch: Batch, pair: Pair, verdict: float, severity: Severity, began: datetime | None, *, denied: bool
 ) -> Observation:
+    """``began``: since when it holds; None: as its episode says."""
+    place, episode, rule = pair.place, pair.episode, batch.context.rulebook.rules[pair.rule]
     if math.isnan(verdict):
         return Observation(holds=None, reason="unknown")
-    row = batch.signals_of(place, spoken)
+    row = batch.signals_of(place, sorted(map(str, rule.when.refs)))
     ours = _is_ours(batch, rule, place)
     if verdict == 0.0:
         status = batch.facts.texts["status"][place]
@@ -208,14 +185,14 @@ def _observe(
         kept = holding.known(batch.rows[place].holding, rule)
         if kept is not None:
             starts.append(kept.live_from)
-        elif not _comparable(batch, rule, place):
+        elif not dating.comparable(batch, rule, place):
             starts.append(batch.now)
     return Observation(
         holds=True,
         reason=_because(row),
         data=_behind(row),
         severity=severity,
-        since=began.get(place, episode.since if episode else batch.now),
+        since=began or (episode.since if episode else batch.now),
         live_from=max((start for start in starts if start is not None), default=None),
         ours=ours,
     )
@@ -230,7 +207,7 @@ def _is_ours(batch: Batch, rule: Rule, place: int) -> bool:
     changes = (context.activated_at.get(rule.id), context.levels_at.get(rule.id))
     if any(change is not None and change > looked_at for change in changes):
         return True
-    return since.graded(rule) and not _same_cards(batch, place)
+    return since.graded(rule) and not dating.same_cards(batch, place)
 
 
 def _because(row: Mapping[str, Any]) -> str:
@@ -247,79 +224,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "unknown"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def _since(
-    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
-) -> dict[int, datetime]:
-    if not places:
-        return {}
-    if not since.scored(rule):
-        assert dated.facts is not None
-        rows = [dated.row_of[place] for place in places]
-        false_at = [_seen_false_at(batch.rows[place], known.get(place)) for place in places]
-        began = since.began(rule, dated.facts, rows, false_at, batch.context.observed, batch.now)
-        return dict(zip(places, began, strict=True))
-    return {place: _since_scored(batch, rule, place) for place in places}
-
-
-def _seen_false_at(row: AccountRow, episode: Episode | None) -> datetime | None:
-    """When the rule was last seen false. What was seen amid an import says nothing: half of the facts were missing."""
-    if episode is None or episode.cleared_at is None:
-        return None
-    amid_import = row.imported_until is not None and episode.cleared_at <= row.imported_until
-    return None if amid_import else episode.cleared_at
-
-
-def _same_cards(batch: Batch, place: int) -> bool:
-    """Whether the account and those below it are scored by the cards of the last look."""
-    row = batch.rows[place]
-    return row.scorecard == batch.scores.scorecard[place] and not cards_changed(
-        row.cards_below, batch.lineage.below.cards[place]
-    )
-
-
-def _comparable(batch: Batch, rule: Rule, place: int) -> bool:
-    """Whether the last evaluation would have shown it: same scorecards, the rule live, the account's import where it
-    is.
-    """
-    row, live = batch.rows[place], batch.context.activated_at.get(rule.id)
-    return (
-        row.evaluated_at is not None
-        and _same_cards(batch, place)
-        and (live is None or live <= row.evaluated_at)
-        and row.import_seen == row.imported_until
-    )
-
-
-def _since_scored(batch: Batch, rule: Rule, place: int) -> datetime:
-    row = batch.rows[place]
-    kept = holding.known(row.holding, rule)
-    if kept is not None:
-        return kept.since
-    last_step = None
-    if row.evaluated_at is not None and row.evaluated_at < batch.now:
-        one = batch.facts.take(np.array([place], dtype=np.int64))
-        steps = signals.steps(one, batch.context.refs, row.evaluated_at, batch.now, batch.context.observed)[0]
-        passed = steps[~np.isnat(steps)]
-        last_step = from_us(int(passed[-1].astype(np.int64))) if len(passed) else None
-    comparable = _comparable(batch, rule, place)
-    return since.of_scored(row.last_event_at, row.evaluated_at, last_step, batch.now, comparable=comparable)
-
-
-def deniable(row: AccountRow, rule: Rule, episode: Episode) -> bool:
-    return episode.open and row.news and rule.absence and not since.scored(rule)
-
-
-def _disproved(
-    batch: Batch, rule: Rule, places: Sequence[int], known: Mapping[int, Episode], dated: Dated
-) -> frozenset[int]:
-    """Open absence alerts that an event which arrived late shows never to have been true."""
-    places_at_issue = [place for place in places if deniable(batch.rows[place], rule, known[place])]
-    if not places_at_issue:
-        return frozenset()
-    assert dated.facts is not None
-    rows = [dated.row_of[place] for place in places_at_issue]
-    opened_at = [known[place].opened_at for place in places_at_issue]
-    denied = since.disproved(rule, dated.facts, rows, opened_at, batch.context.observed)
-    return frozenset(place for place, is_denied in zip(places_at_issue, denied, strict=True) if is_denied)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ScalarSelect, TextClause, func, select, text
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alerts.episodes import Episode, Transition
-from alerts.tables import episodes, transitions
-from health.ids import among
+from alerts.tables import episodes
+from health import driver
 
 PART = 1000
 """Rows a statement."""
@@ -50,41 +49,31 @@ _UPDATED = {"updated_at": "timestamptz"}
 _STATE_COLUMNS = tuple(_STATE)
 
 
-def recordset(columns: Mapping[str, str]) -> str:
-    """The rows of the JSON array ``:rows``, as ``r``."""
+def recordset(columns: Mapping[str, str], rows: str = ":rows") -> str:
+    """The rows of the JSON array that ``rows`` stands for, as ``r``."""
     types = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
-    return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({types})"
+    return f"jsonb_to_recordset(CAST({rows} AS jsonb)) AS r({types})"
 
 
-def _update(columns: Mapping[str, str]) -> TextClause:
+def _update(columns: Mapping[str, str]) -> str:
     written = ", ".join(f"{name} = r.{name}" for name in columns)
-    return text(f"""
-UPDATE episodes e SET {written} FROM {recordset({**_ID, **columns})} WHERE e.episode_id = r.episode_id
-""")  # noqa: S608 - made of the names above
+    return f"""
+UPDATE episodes e SET {written} FROM {recordset({**_ID, **columns}, "$1")} WHERE e.episode_id = r.episode_id
+"""  # noqa: S608 - made of the names above
 
 
 _EPISODE = {**_IDENTITY, **_STATE, **_SNAPSHOT, **_UPDATED}
-_INSERT_EPISODES = text(f"""
-INSERT INTO episodes ({", ".join(_EPISODE)}) SELECT {", ".join(_EPISODE)} FROM {recordset(_EPISODE)}
-""")  # noqa: S608 - made of the names above
+_INSERT_EPISODES = f"""
+INSERT INTO episodes ({", ".join(_EPISODE)}) SELECT {", ".join(_EPISODE)} FROM {recordset(_EPISODE, "$1")}
+"""  # noqa: S608 - made of the names above
 _SAVE_EPISODES = _update({**_STATE, **_UPDATED})
 _SAVE_SNAPSHOTS = _update({**_SNAPSHOT, **_UPDATED})
-_INSERT_TRANSITIONS = text(f"""
+_INSERT_TRANSITIONS = f"""
 INSERT INTO transitions (episode_id, {", ".join(_TRANSITION)}) SELECT episode_id, {", ".join(_TRANSITION)}
-FROM {recordset({"place": "int", **_ID, **_TRANSITION})} ORDER BY place
+FROM {recordset({"place": "int", **_ID, **_TRANSITION}, "$1")} ORDER BY place
 RETURNING episode_id, transition_id
-""").columns(transitions.c.episode_id, transitions.c.transition_id)  # noqa: S608 - made of the names above
+"""  # noqa: S608 - made of the names above
 _encode = msgspec.json.Encoder().encode
-
-
-_COLUMNS = (
-    episodes.c.episode_id,
-    episodes.c.rule_id,
-    episodes.c.account_id,
-    episodes.c.opened_at,
-    *(episodes.c[name] for name in _STATE_COLUMNS),
-)
-_NAMES = tuple(column.name for column in _COLUMNS)
 
 
 def to_episode(row: Any) -> Episode:
@@ -97,19 +86,25 @@ def to_episode(row: Any) -> Episode:
     )
 
 
-async def newest_episodes(conn: AsyncConnection, account_ids: Sequence[str]) -> dict[tuple[str, str], Episode]:
-    """The newest episode of each (rule, account), open or closed. Read after the accounts' health rows are locked."""
-    # Without the snapshots: they are most of a row, and nobody asks for them here.
-    rows = await conn.execute(
-        select(*_COLUMNS)
-        .ext(distinct_on(episodes.c.account_id, episodes.c.rule_id))
-        .where(episodes.c.account_id == among(account_ids))
-        .order_by(
-            episodes.c.account_id, episodes.c.rule_id, (episodes.c.state == "open").desc(), episodes.c.opened_at.desc()
-        )
-    )
-    found = (Episode(**dict(zip(_NAMES, row, strict=True))) for row in rows.all())
-    return {(episode.rule_id, episode.account_id): episode for episode in found}
+_READ: Final = (*_IDENTITY, *_STATE_COLUMNS)
+# Without the snapshots: they are most of a row, and nobody asks for them here.
+_NEWEST: Final = f"""
+SELECT {", ".join(_READ)} FROM (
+  SELECT DISTINCT ON (account_id, rule_id) {", ".join(_READ)} FROM episodes WHERE account_id = ANY($1::text[])
+  ORDER BY account_id, rule_id, (state = 'open') DESC, opened_at DESC
+) AS e
+WHERE state = 'open' OR cleared_at IS NULL OR (rule_id, account_id) IN (SELECT * FROM unnest($2::text[], $3::text[]))
+"""  # noqa: S608 - made of the names above
+
+
+async def newest_episodes(
+    conn: AsyncConnection, account_ids: Sequence[str], holding: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Episode]:
+    """The newest episode of each (rule, account), open or closed. Read after the accounts' health rows are locked.
+    One that is over is left out, unless its rule is among those ``holding``: nothing else can change it."""
+    rules, accounts = [rule for rule, _ in holding], [account for _, account in holding]
+    rows = await driver.fetch(conn, _NEWEST, account_ids, rules, accounts)
+    return {(row[1], row[2]): Episode(**dict(zip(_READ, row, strict=True))) for row in rows}
 
 
 async def insert_episodes(
@@ -119,20 +114,20 @@ async def insert_episodes(
     contributions)."""
     rows = [{**_identity(episode), **_state(episode), **snapshot, "updated_at": now} for episode, snapshot in opened]
     for part in parts(rows):
-        await conn.execute(_INSERT_EPISODES, {"rows": part})
+        await driver.execute(conn, _INSERT_EPISODES, part)
 
 
 async def save_snapshots(conn: AsyncConnection, snapshots: Mapping[UUID, Mapping[str, Any]], now: datetime) -> None:
     """Replaces what explains alerts that nobody has been told of."""
     rows = [{"episode_id": episode_id, **snapshot, "updated_at": now} for episode_id, snapshot in snapshots.items()]
     for part in parts(rows):
-        await conn.execute(_SAVE_SNAPSHOTS, {"rows": part})
+        await driver.execute(conn, _SAVE_SNAPSHOTS, part)
 
 
 async def save_episodes(conn: AsyncConnection, changed: Sequence[Episode], now: datetime) -> None:
     rows = [{"episode_id": episode.episode_id, **_state(episode), "updated_at": now} for episode in changed]
     for part in parts(rows):
-        await conn.execute(_SAVE_EPISODES, {"rows": part})
+        await driver.execute(conn, _SAVE_EPISODES, part)
 
 
 async def insert_transitions(conn: AsyncConnection, transitions: Sequence[tuple[UUID, Transition]]) -> dict[UUID, int]:
@@ -143,7 +138,7 @@ async def insert_transitions(conn: AsyncConnection, transitions: Sequence[tuple[
     ]
     ids: dict[UUID, int] = {}
     for part in parts(rows):
-        ids |= {row.episode_id: row.transition_id for row in await conn.execute(_INSERT_TRANSITIONS, {"rows": part})}
+        ids |= {row[0]: row[1] for row in await driver.fetch(conn, _INSERT_TRANSITIONS, part)}
     return ids
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from alerts import episodes
 from alerts.episodes import Change, Episode, NotAllowed, Observation, Policy, advance
@@ -35,7 +36,7 @@ UNKNOWN = Observation(holds=None, reason="data incomplete")
 def opened(at: float = 14, **kw: object) -> Episode:
     change = step(None, holds(at), day(at))
     assert change is not None
-    return replace(change.episode, **kw)  # type: ignore[arg-type]
+    return structs.replace(change.episode, **kw)
 
 
 def test_silence_opens_once_and_a_login_resolves() -> None:
@@ -176,3 +177,30 @@ def test_any_run_of_observations_keeps_the_laws(seen: list[Observation], cooldow
             assert not after.open
         assert step(after, observation, day(number), policy) is None, "an evaluation repeated at once changes nothing"
         episode = after
+
+
+@given(
+    observations, st.integers(0, 3), st.integers(0, 4), st.booleans(), st.sampled_from(episodes.SEVERITIES), st.data()
+)
+def test_an_episode_told_to_be_unmoved_is_one_that_does_not_change(
+    seen: Observation, renotify: int, next_at: int, acknowledged: bool, severity: str, data: st.DataObject
+) -> None:
+    policy = Policy(cooldown=timedelta(days=1), renotify=timedelta(days=renotify) if renotify else None)
+    episode = opened(
+        0,
+        state=data.draw(st.sampled_from(["open", "resolved", "withdrawn"])),
+        severity=severity,
+        pre_existing=data.draw(st.booleans()),
+        since=day(data.draw(st.integers(-1, 1))),
+        next_at=day(next_at) if next_at else None,
+        snoozed_until=data.draw(st.none() | st.just(day(next_at))),
+        acknowledged_at=day(0) if acknowledged else None,
+    )
+    if not episode.open:
+        cleared = data.draw(st.none() | st.just(day(1)))
+        episode = structs.replace(episode, closed_at=day(1), cleared_at=cleared)
+    change = step(episode, seen, day(2), policy)
+    if episodes.unmoved(episode, seen.holds, seen.severity, seen.since or episode.since, day(2)):
+        assert change is None
+    elif episode.open:
+        assert change is not None, "and nearly every other one does"
