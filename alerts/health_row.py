@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +16,7 @@ from alerts.holding import Holding
 from health import driver
 from health.arrays import Floats
 from health.instants import DAY, NEVER
+from health.score_lines import Line
 
 if TYPE_CHECKING:
     from alerts.observing import Batch
@@ -172,7 +172,8 @@ def _shape(names: tuple[str, ...]) -> tuple[list[str], type[msgspec.Struct]]:
 
 
 def _contributions(batch: Batch) -> list[bytes]:
-    """Most lines stand in many accounts, and are encoded once."""
-    lines = {id(line): line for line in chain.from_iterable(batch.scores.contributions)}
-    encoded = dict(zip(lines, _encoder.encode_lines(lines.values()).split(b"\n"), strict=False))
-    return [b"[%b]" % b",".join([encoded[id(line)] for line in own]) for own in batch.scores.contributions]
+    return [b"[%b]" % b",".join(map(_written, lines)) for lines in batch.scores.contributions]
+
+
+def _written(line: Mapping[str, Any]) -> bytes:
+    return line.written() if isinstance(line, Line) else _encoder.encode(line)

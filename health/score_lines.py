@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -128,7 +129,22 @@ class Wording:
         return words
 
 
-class Said(dict[Any, Contribution]):
+class Line(dict[str, Any]):
+    """A contribution that stands in many accounts: made JSON once."""
+
+    __slots__ = ("_json",)
+
+    _json: bytes
+
+    def written(self) -> bytes:
+        try:
+            return self._json
+        except AttributeError:
+            self._json = msgspec.json.encode(self)
+            return self._json
+
+
+class Said(dict[Any, Line]):
     """The lines of one measure, by all that is in them: written once for all accounts of which they say the same.
 
     A key is the bytes of ``coded`` and of the numbers spoken of, NaN for unknown, as numpy makes them of whole columns;
@@ -146,7 +162,7 @@ class Said(dict[Any, Contribution]):
         self._shares = shares
         self._points = points
 
-    def of(self, codes: Ints, columns: Mapping[str, npt.NDArray[Any]]) -> list[Contribution]:
+    def of(self, codes: Ints, columns: Mapping[str, npt.NDArray[Any]]) -> list[Line]:
         """The lines of accounts; all (A,)."""
         rows = np.empty((len(codes), 1 + len(self._numbers)), dtype=np.int64)
         rows[:, 0] = codes
@@ -157,7 +173,7 @@ class Said(dict[Any, Contribution]):
             keys = list(zip(keys, *(columns[name].tolist() for name in self._texts), strict=True))
         return list(map(self.__getitem__, keys))
 
-    def __missing__(self, key: Any) -> Contribution:
+    def __missing__(self, key: Any) -> Line:
         if len(self) >= MOST_SAID:
             self.clear()
         row, *texts = key if self._texts else (key,)
@@ -166,7 +182,7 @@ class Said(dict[Any, Contribution]):
         known = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124 - NaN alone
         weight, lost = self._shares[code >> 12][self._place], code >> 1 & 0x7FF
         mark = float(self._points(numbers[:1])[0])
-        line = self[key] = self._wording.measured(known, mark, weight, lost, unseen=bool(code & 1))
+        line = self[key] = Line(self._wording.measured(known, mark, weight, lost, unseen=bool(code & 1)))
         return line
 
 

@@ -19,6 +19,7 @@ from health.custom import NONE, CustomSignal, with_catalogue
 from health.score_lines import (
     MOST_SAID,
     Contribution,
+    Line,
     Override,
     Said,
     Wording,
@@ -255,7 +256,7 @@ class CardInForce:
             self._numbered(np.isfinite(inputs.points), combined.weights), lost[:, : len(self._said)], inputs.unseen
         )
         measured = [said.of(code, columns) for said, code in zip(self._said, codes.T, strict=True)]
-        lines: list[list[Contribution]] = list(map(list, zip(repeat(full_mark()), *measured, strict=False)))
+        lines: list[list[Contribution]] = list(map(list, zip(repeat(Line(full_mark())), *measured, strict=False)))
         for place in np.flatnonzero(~scored).tolist():
             del lines[place][0]
         for number, (group, _) in enumerate(self._worst_groups, len(self._said)):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from health.catalogue import SIGNALS
 from health.gaps import Gap, Observed
-from health.score_lines import full_mark, spoken
+from health.score_lines import Line, full_mark, spoken
 from health.scorecard_file import Bands, Card, schema_text
 from health.scorecards import FULL_MARK, CardInForce, Override, Scorecards, Scores, explain, load, ranks
 from health.signals import SignalTable, compute
@@ -94,6 +94,14 @@ def test_silence_costs_its_share_and_the_cap_makes_it_red() -> None:
         "Health score 39.9: silent for 30 days: red (−48.1); no login for 30 days (−12)."
     )
     assert explain(scores.contributions[1], "ja") == "スコア39.9:30日利用なしのため赤(−48.1)、30日ログインなし(−12)。"
+
+
+def test_what_is_said_of_several_accounts_is_written_once_and_is_the_line() -> None:
+    first, second = scored(table(GOOD, {**GOOD, "days_since_login": 30})).contributions
+    assert {type(line) for line in first} == {Line}
+    assert [json.loads(line.written()) for line in first if isinstance(line, Line)] == first
+    assert [one is other for one, other in zip(first, second, strict=True)].count(False) == 1
+    assert all(line.written() is line.written() for line in first if isinstance(line, Line))
 
 
 def test_the_rhythm_is_told_in_a_sentence() -> None:

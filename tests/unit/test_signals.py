@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -259,6 +261,21 @@ def test_no_account_at_all() -> None:
     assert {column.shape for column in compute(nobody, [NOW], refs, OBSERVED).columns.values()} == {(0, 1)}
     assert next_change(nobody, NOW, refs, OBSERVED).shape == (0,)
     assert steps(nobody, refs, ago(1), NOW, OBSERVED).shape == (0, 0)
+
+
+def test_the_facts_of_a_batch_are_let_go_with_it() -> None:
+    """Held in a cycle they would fill the memory of an evaluator, which seldom lets the collector look."""
+    known = facts(NOW, [Account()])
+    gone = weakref.ref(known)
+    gc.collect()
+    gc.disable()
+    try:
+        table = compute(known, [NOW], [SignalRef(name) for name, signal in SIGNALS.items() if not signal.parameter],
+                        OBSERVED)  # fmt: skip
+        del known
+        assert gone() is None and table.columns
+    finally:
+        gc.enable()
 
 
 def test_a_crossing_is_due_to_the_microsecond_and_retried_until_it_is_observed() -> None:
