@@ -330,7 +330,9 @@ def _pauses(seen: DaySets, some: slice, powers: Floats, moments: Floats, low: in
     rows = slice(int(edges[0]), int(edges[-1]))
     edges = edges - rows.start
     weight = powers.take(np.repeat(edges[1:] - 1, count) - np.arange(edges[-1]))
-    length = np.diff(moments.take(seen.day[rows] - low), prepend=0.0)
+    at = moments.take(seen.day[rows] - low)
+    length = np.empty_like(at)
+    np.subtract(at[1:], at[:-1], out=length[1:])
     firsts = edges[:-1][count > 0]
     weight[firsts] = length[firsts] = 0
     return rows, weight, length

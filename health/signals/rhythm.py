@@ -17,7 +17,7 @@ from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, NEVER
 from health.rhythm import Clock, DaySets, Rhythm, rhythm
-from health.signals.view import Definition, View
+from health.signals.view import Definition, View, started
 
 CLOCK_DAYS = 1200
 """How far back days are asked whether they were observed; longer than rhythms look back."""
@@ -36,7 +36,7 @@ def _signal(part: Callable[[Rhythm], Floats], *, window_days: Callable[[Facts], 
         columns, known = _COMPUTED[view]
         return np.where(known, np.stack([part(column) for column in columns], axis=1), np.nan)
 
-    return Definition(values=values, borders=_everybody, window_days=window_days)
+    return Definition(values=values, borders=started, window_days=window_days)
 
 
 def _rhythms(view: View) -> tuple[Sequence[Rhythm], Bools]:
@@ -85,11 +85,6 @@ def _observed(facts: Facts, observed: Observed) -> Clock:
     borders = np.minimum(np.arange(first, first + CLOCK_DAYS + 2) * DAY, complete)
     unseen = np.diff(observed.unobserved_before(borders))
     return facts.fleet.clock.observed(first, np.clip((np.diff(borders) - unseen) / DAY, 0, 1))
-
-
-def _everybody(facts: Facts, _: Observed) -> Bools:
-    started: Bools = facts.start != NEVER
-    return started
 
 
 def _recent(facts: Facts) -> int:

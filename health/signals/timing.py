@@ -17,7 +17,7 @@ from health.columns import Facts
 from health.gaps import Observed
 from health.instants import DAY, ENDLESS, NEVER, SECOND, Instants, as_datetime64, spread_us, to_us
 from health.signals.table import defined
-from health.signals.view import WINDOW_TOLERANCE_US, Definition, LivelyWithin, Pairs
+from health.signals.view import WINDOW_TOLERANCE_US, Definition, LivelyWithin, Pairs, started
 
 RETRY_US = SECOND
 """How soon to look again for a step that lies in the last moments, which are not confirmed as observed yet."""
@@ -127,7 +127,8 @@ def _crossing(facts: Facts, observed: Observed, asked: Iterable[Callable[[Facts,
     """Which accounts a border may change, by one signal or another. (A,)"""
     found = np.zeros(len(facts), dtype=np.bool_)
     lively = max((borders for borders in asked if isinstance(borders, LivelyWithin)), default=None)
-    enough = [borders for borders in asked if not isinstance(borders, LivelyWithin)]
+    others = (borders for borders in asked if not isinstance(borders, LivelyWithin))
+    enough = sorted(others, key=lambda borders: borders is not started)  # which leaves nobody out
     if lively is not None:
         enough.append(lively)  # last, since it looks at every day
     for borders in enough:
