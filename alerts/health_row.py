@@ -105,7 +105,7 @@ async def write_health(
         batch.context.observed.held_since(batch.now),
         batch.context.round,
         batch.now.date(),
-        *(columns[name] for name in _SENT),
+        *(_unless_empty(columns[name]) for name in _SENT),
     )
     await lineage.tell_parents(conn, batch, kin)
 
@@ -144,6 +144,11 @@ def _columns(
         "imported_until": [row.imported_until for row in rows],
         "due_at": due_at,
     }
+
+
+def _unless_empty(column: Sequence[Any]) -> Sequence[Any]:
+    """Arrays that end early are filled up with NULL: many columns are of few accounts, in most batches of nobody."""
+    return () if column.count(None) == len(column) else column
 
 
 def _decimals(values: Floats) -> list[str | None]:
