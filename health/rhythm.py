@@ -121,7 +121,7 @@ class Clock:
         """The fleet's time at the end of ``day``; same shape."""
         if day.size > _MANY:
             low, high = int(day.min()), int(day.max())
-            if high - low < day.size:
+            if high - low < day.size - 1:  # else it is the table
                 return np.asarray(self.at(np.arange(low, high + 1)).take(day - low), dtype=np.float64)
         place = np.clip(day - self.first, 0, len(self.passed) - 1)
         moment: Floats = self.passed[place] + (day - self.first - place)

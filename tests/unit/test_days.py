@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from health.days import Places, borders, business, known_country, known_zone
@@ -23,13 +23,19 @@ def places(*zones: str | None) -> Places:
     return Places.of(column, np.full(len(zones), None, dtype=object))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ZONES), moments), min_size=1, max_size=5))
 def test_dates_are_those_of_the_zone(known: list[tuple[str, datetime]]) -> None:
     at = np.array([[to_us(moment), NEVER] for _, moment in known], dtype=np.int64)
     expected = [(moment.astimezone(ZoneInfo(zone)).date() - EPOCH).days for zone, moment in known]
-    assert places(*(zone for zone, _ in known)).dates(at)[:, 0].tolist() == expected
+    of_zones = places(*(zone for zone, _ in known))
+    assert of_zones.dates(at)[:, 0].tolist() == expected
+    assert np.diagonal(of_zones.dates_at(at[:, 0])).tolist() == expected
+    backwards = np.arange(len(known))[::-1]
+    assert of_zones.dates(at[backwards, 0], backwards).tolist() == expected[::-1]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ZONES), moments)
 def test_the_date_stays_until_the_next_midnight_and_is_another_at_it(zone: str, moment: datetime) -> None:
     place, now = places(zone), to_us(moment)

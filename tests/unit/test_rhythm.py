@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -45,6 +46,14 @@ def test_it_is_the_rule_as_written_whatever_the_order_of_arrival(sets: list[froz
         expected = walk(days, day, of)
         assert found.tail[place] == pytest.approx(expected.tail)
         assert found.probability[place] == pytest.approx(1 / (1 + math.exp(-expected.log_odds)))
+
+
+@pytest.mark.parametrize("silence", [0, 1, 2, 3, 5, 6, 7, 8, 399, 400, 401, 799, 800, 801, 2999, 3000, 3001])
+def test_a_silence_at_the_border_of_a_bin_is_outlasted_by_what_the_rule_says(silence: int) -> None:
+    days = frozenset(accumulate([0, 1, 1, 2, 5, 6, 7, 8, 400, 401, 800, 801, 2999, 3000, 1]))
+    day, of = max(days) + silence, fleet()
+    found = rhythm(active_days([days]), np.array([day]), of)
+    assert found.tail[0] == pytest.approx(walk(days, day, of).tail)
 
 
 @settings(deadline=None)

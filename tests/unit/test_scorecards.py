@@ -104,6 +104,36 @@ def test_what_is_said_of_several_accounts_is_written_once_and_is_the_line() -> N
     assert all(line.written() is line.written() for line in first if isinstance(line, Line))
 
 
+def test_lines_that_differ_in_one_thing_alone_are_others() -> None:
+    """By the value, by the weight (another measure has no data), by why a value is missing."""
+    missing = {**GOOD, "nps_last": None}
+    found = {
+        name: {line["measure"]: line for line in scored(signals).contributions[0]}
+        for name, signals in (
+            ("good", table(GOOD)),
+            ("late", table({**GOOD, "days_since_login": 30})),
+            ("missing", table(missing)),
+            ("unseen", table(missing, unseen=("nps_last",))),
+        )
+    }
+    assert {name: lines["login-recency"]["value"] for name, lines in found.items()} == {
+        "good": 0, "late": 30, "missing": 0, "unseen": 0,
+    }  # fmt: skip
+    assert found["good"]["goals"]["weight"] < found["missing"]["goals"]["weight"] == found["unseen"]["goals"]["weight"]
+    assert found["missing"]["nps"]["reason"] != found["unseen"]["nps"]["reason"]
+
+
+def test_a_card_that_forgets_what_it_said_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**GOOD, name: value} for name in GOOD for value in (None, 3.0)]
+    expected = scored(table(*rows)).contributions
+    card = load(ROOT / "rules" / "scorecards")
+    monkeypatch.setattr("health.scoring.MOST_SAID", 2)
+    monkeypatch.setattr("health.score_lines.MOST_SAID", 2)
+    for row, said in zip(rows, expected, strict=True):
+        assert scored(table(row), card=card).contributions == [said]
+    assert scored(table(*rows), card=card).contributions == expected
+
+
 def test_the_rhythm_is_told_in_a_sentence() -> None:
     worse = {**GOOD, "churn_odds": 2.6, "days_since_activity": 12, "usual_pause": 2.2, "pause_tail": 0.03}
     scores = scored(table(worse))
