@@ -22,6 +22,7 @@ from alerts.context import Context
 from alerts.episodes import Change, Episode, Observation, Policy, advance, unmoved
 from alerts.health_row import write_health
 from alerts.holding import Holding
+from alerts.lineage import NO_FACTS
 from alerts.observing import AccountRow, Batch, Pair, holding_pairs, judge, observe, pairs, severities
 from alerts.rules import Rule
 from health import driver, overrides, score_course, signals
@@ -188,12 +189,12 @@ async def _read(
     )  # fmt: skip
 
 
-_ACCOUNT_ROWS: Final = """
-SELECT h.account_id, coalesce(a.version, -1), a.last_event_at, a.last_activity_at, a.last_login_at, a.imported_until,
-  h.evaluated_at, h.waiting_since, h.imported_until, h.scorecard, h.band, h.parent_id, h.parent_problem, h.round,
-  h.facts_version IS DISTINCT FROM a.version, h.as_child, h.rollup->'cards', h.holding
+_ACCOUNT_ROWS: Final = f"""
+SELECT h.account_id, coalesce(a.version, {NO_FACTS}), a.last_event_at, a.last_activity_at, a.last_login_at,
+  a.imported_until, h.evaluated_at, h.waiting_since, h.imported_until, h.scorecard, h.band, h.parent_id,
+  h.parent_problem, h.round, h.facts_version IS DISTINCT FROM a.version, h.as_child, h.rollup->'cards', h.holding
 FROM health h LEFT JOIN accounts a USING (account_id) WHERE h.account_id = ANY($1::text[])
-"""
+"""  # noqa: S608 - made of the number above
 
 
 async def _account_rows(conn: AsyncConnection, account_ids: Sequence[str]) -> list[AccountRow]:
@@ -206,10 +207,10 @@ def _account_row(row: Iterable[Any]) -> AccountRow:
     return AccountRow(*(*plain, cards or {}, holding.read(waits)))
 
 
-_CHANGED: Final = """
+_CHANGED: Final = f"""
 SELECT seen.place FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS seen(account_id, version, place)
-LEFT JOIN accounts a USING (account_id) WHERE coalesce(a.version, -1) <> seen.version
-"""
+LEFT JOIN accounts a USING (account_id) WHERE coalesce(a.version, {NO_FACTS}) <> seen.version
+"""  # noqa: S608 - made of the number above
 
 
 async def _changed_meanwhile(conn: AsyncConnection, batch: Batch) -> list[int]:

@@ -35,7 +35,7 @@ GONE = frozenset({"ended", "paused"})
 
 
 class AccountRow(msgspec.Struct, frozen=True):
-    """Of the account and its health row, what is not among the signals."""
+    """Of the account and its health row, what is not among the signals; in the order of the query that reads it."""
 
     account_id: str
     version: int
@@ -142,7 +142,8 @@ def severities(batch: Batch, verdicts: npt.NDArray[np.float64]) -> npt.NDArray[n
     """(rules, accounts): the number of the rule's level, in one look at the conditions of all levels; the last level
     where the rule holds for nobody."""
     rules, size = batch.context.rulebook.rules, len(batch.facts)
-    found = np.repeat([[len(rule.levels) - 1] for rule in rules], size, axis=1).reshape(len(rules), size)
+    last = np.array([len(rule.levels) - 1 for rule in rules], dtype=np.int64)
+    found = np.repeat(last[:, None], size, axis=1)
     holds_for_some = (verdicts == 1.0).any(axis=1).tolist()
     in_force = [n for n, rule in enumerate(rules) if holds_for_some[n] and len(rule.levels) > 1]
     conditions = [level.when for n in in_force for level in rules[n].levels if level.when is not None]

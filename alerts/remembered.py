@@ -95,13 +95,14 @@ class Remembered:
         return (self._same_for_all, int(self._facts.start[place]), bool(self._umbrella[place]), own)
 
     def _parts_of(self, rule: Rule) -> list[Print] | None:
-        parts = []
+        parts: dict[str, Print] = {}
         for ref in sorted(rule.when.refs, key=str):
-            part = None if ref.name in self._custom else self._part(ref)
+            made_from = _COUNTED.get(ref.name, str(ref))
+            part = None if ref.name in self._custom else parts.get(made_from) or self._part(ref)
             if part is None:
                 return None
-            parts.append(part)
-        return parts
+            parts[made_from] = part
+        return list(parts.values())
 
     def _part(self, ref: SignalRef) -> Print | None:
         facts = self._facts
@@ -144,8 +145,8 @@ def _of_users(facts: Facts) -> Print:
 def _rows(size: int, rows: Any, chosen: Any, *columns: str) -> Print:
     """The ``chosen`` rows of an account."""
     edges = _edges(rows.account[chosen], size)
-    values = [getattr(rows, column)[chosen] for column in columns]
-    return lambda place: tuple(column[edges[place] : edges[place + 1]].tobytes() for column in values)
+    values = np.stack([getattr(rows, column)[chosen].view(np.int64) for column in columns], axis=1)
+    return lambda place: values[edges[place] : edges[place + 1]].tobytes()
 
 
 def _edges(account: Ints, size: int) -> list[int]:

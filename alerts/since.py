@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ GRID_DAYS = (*range(90), *range(90, 735, 7))
 counts, then weekly. One that began two years ago is dated to there."""
 
 
+_MADE_BY_CARDS: Final = SCORE_SIGNALS | OF_CHILDREN
+
+
 def scored(rule: Rule) -> bool:
     """Whether it speaks of what scorecards make, its own or those of the accounts below; that has no past that facts
     alone could tell."""
@@ -39,7 +43,7 @@ def graded(rule: Rule) -> bool:
 
 
 def _of_scores(condition: Compiled) -> bool:
-    return any(ref.name in SCORE_SIGNALS | OF_CHILDREN for ref in condition.refs)
+    return any(ref.name in _MADE_BY_CARDS for ref in condition.refs)
 
 
 def began(

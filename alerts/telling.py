@@ -31,7 +31,7 @@ SHOWN_CONTRIBUTIONS = 3
 
 def reasons(batch: Batch, rule: Rule, place: int) -> dict[str, str]:
     """Why, as one sentence in each language."""
-    row = batch.signals_of(place)
+    row = batch.signals_of(place, map(str, rule.refs))
     currency = batch.facts.texts["currency"][place]
     return {language: render_reason(rule, row, language, currency) for language in ("en", "ja")}
 
