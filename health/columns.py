@@ -112,8 +112,9 @@ class Features(Rows):
     last_at: Instants
 
     @cached_property
-    def found(self) -> dict[str | None, tuple[Instants, Instants]]:
-        """First and last use of single features per account (A,), of those that were asked for."""
+    def found(self) -> dict[tuple[str | None, int], tuple[Instants, Instants]]:
+        """First and last use of single features per account (A,), of those that were asked for; by A, too, since rows
+        of nobody may be those of any accounts."""
         return {}
 
 

@@ -127,15 +127,15 @@ def _never_used(view: View, _: str | None) -> Floats:
 
 def _first_and_last(facts: Facts, feature: str | None) -> tuple[Instants, Instants]:
     """First and last use of one feature per account. (A,), NEVER where it was not used."""
-    features = facts.features
-    if feature not in features.found:
+    features, asked = facts.features, (feature, len(facts))
+    if asked not in features.found:
         chosen = features.among("name", (feature,))
         first = np.full(len(facts), NEVER, dtype=np.int64)
         last = first.copy()
         first[features.account[chosen]] = features.first_at[chosen]
         last[features.account[chosen]] = features.last_at[chosen]
-        features.found[feature] = first, last
-    return features.found[feature]
+        features.found[asked] = first, last
+    return features.found[asked]
 
 
 def _feature_used(view: View, feature: str | None) -> Floats:

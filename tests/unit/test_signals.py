@@ -314,3 +314,10 @@ def test_work_of_day_borders_is_spread_but_a_crossing_is_not() -> None:
 def test_a_silent_account_has_no_more_day_borders() -> None:
     known = facts(NOW, [Account(start=ago(300), events={80: 5})])
     assert np.isnat(next_change(known, NOW, [SignalRef("usage_change_28d"), SignalRef("plan")], OBSERVED)[0])
+
+
+def test_of_features_that_nobody_used_a_closer_look_at_some_knows_how_many_they_are() -> None:
+    known = facts(NOW, [Account(account_id=f"a{n}", start=ago(5)) for n in range(3)])
+    refs = [SignalRef("feature_used", "export")]
+    for looked_at in (known, known.take(np.array([1])), known.take(np.array([2, 0])), known):
+        assert compute(looked_at, [NOW], refs, OBSERVED).columns[str(refs[0])].tolist() == [[0.0]] * len(looked_at)
