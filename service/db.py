@@ -46,6 +46,8 @@ def make_engine(
                 "lock_timeout": "2000",
                 "idle_in_transaction_session_timeout": "60000",
                 "timezone": "UTC",
+                # The statement that reads facts is long and over in milliseconds; compiling it would take a hundred.
+                "jit": "off",
                 "tcp_keepalives_idle": "30",
             },
         },
