@@ -20,6 +20,7 @@ from alerts import reevaluation
 from alerts.activation import NEWEST_VERSION, Activated, activate, newest_version
 from alerts.ingestion import Operations, tell_operations
 from alerts.people import read_people
+from alerts.remembered import Memory
 from alerts.routing import Channels, Person
 from alerts.rules import RuleBook, RuleWatcher
 from alerts.ticks import is_time
@@ -57,6 +58,7 @@ class Context:
     fleet: Fleet = SHIPPED
     round: int = 0
     """Of the re-evaluations: what is evaluated now needs not be again for any up to this one."""
+    memory: Memory = field(default_factory=Memory)
 
     @cached_property
     def refs(self) -> frozenset[SignalRef]:
@@ -115,6 +117,7 @@ class ContextSource:
         self._activated = Activated()
         self._people: Mapping[str, Person] = {}
         self._fleet = SHIPPED
+        self._memory = Memory()
         self._kept_fleet: fleet.Kept | None = None
         self._refreshed_at: datetime | None = None
         self._guarded_at: datetime | None = None
@@ -176,6 +179,7 @@ class ContextSource:
             observed=observing.observed(fresh, await self._progress(conn)),
             public_url=self._public_url,
             fleet=self._fleet,
+            memory=self._memory,
         )
 
     def _reachable(self) -> Channels:

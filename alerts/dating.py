@@ -116,7 +116,8 @@ def _began_since(batch: Batch, rule: Rule, place: int, at: datetime) -> bool:
 
 
 def _memory(batch: Batch) -> Remembered:
-    return Remembered(batch.facts, batch.lineage.umbrella, batch.context.observed, batch.context.rulebook.custom)
+    context = batch.context
+    return Remembered(context.memory, batch.facts, batch.lineage.umbrella, context.observed, context.rulebook.custom)
 
 
 def _of(verdicts: npt.NDArray[np.float64], pairs: Sequence[Pair]) -> list[float]:

@@ -3,7 +3,7 @@
 An event of today moves no date that lies before today, unless it moves what the rule's signals were made from at past
 midnights: the last login, the counts of past days, and so on; most events touch one of them only. So a date before
 today's midnight stays as long as that does, on the same day. Only signals whose print is told here are remembered, so
-that in doubt a date is found anew. A memory of this process alone: without it the same dates are found again.
+that in doubt a date is found anew. A memory of one evaluator alone: without it the same dates are found again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Dates = dict[tuple[str, str], tuple[Hashable, datetime]]
 
 
 @dataclass(kw_only=True)
-class _Kept:
-    """The dates of one day (UTC)."""
+class Memory:
+    """The dates of one day (UTC), of one evaluator."""
 
     day_us: int = 0
     dates: Dates = field(default_factory=dict)
@@ -44,8 +44,6 @@ class _Kept:
             self.day_us = day_us
         return self.dates
 
-
-_KEPT: Final = _Kept()
 
 LAST: Final = {"days_since_login": "last_login_at", "days_since_activity": "last_activity_at"}
 """Signals that count from one instant, after which alone they are known, and the column that has it."""
@@ -63,8 +61,10 @@ _OF_SURVEYS: Final = frozenset({"nps_last", "nps_detractor", "csat_last", "days_
 class Remembered:
     """Those dates, as they concern the accounts of ``facts``; ``umbrella`` (A,)."""
 
-    def __init__(self, facts: Facts, umbrella: Bools, observed: Observed, custom: Mapping[str, CustomSignal]) -> None:
-        self._facts, self._umbrella, self._custom = facts, umbrella, custom
+    def __init__(
+        self, memory: Memory, facts: Facts, umbrella: Bools, observed: Observed, custom: Mapping[str, CustomSignal]
+    ) -> None:
+        self._memory, self._facts, self._umbrella, self._custom = memory, facts, umbrella, custom
         # At midnight itself, and before the position has passed it, what it shows may still move.
         self._settled = facts.now_us > facts.today_us and observed.through_us >= facts.today_us
         self._same_for_all = (observed.gaps, facts.days)
@@ -83,7 +83,7 @@ class Remembered:
 
     @property
     def _dates(self) -> Dates:
-        return _KEPT.on(self._facts.today_us)
+        return self._memory.on(self._facts.today_us)
 
     def _print(self, rule: Rule, place: int) -> Hashable:
         if rule.version not in self._parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from alerts import dating, since
-from alerts.remembered import Remembered
+from alerts.remembered import Memory, Remembered
 from alerts.rules.expression import Compiled, compile_expression
 from health import signals
 from health.catalogue import SIGNALS, SignalRef
@@ -28,7 +27,6 @@ from tests.facts import Account, Record, facts
 NOON = datetime(2025, 6, 15, 12, tzinfo=UTC)
 DAYS = 450
 DAY = timedelta(days=1)
-NUMBERS = count()
 CONDITIONS = (
     "days_since_login >= 14",
     "days_since_login % 5 = 3 OR days_since_activity >= 7",
@@ -46,18 +44,17 @@ def ago(hours: float) -> datetime:
 
 
 def rule(condition: str) -> Any:
-    """Its version is its own, so that nothing is remembered of another test."""
     compiled = compile_expression(condition, SIGNALS)
     assert isinstance(compiled, Compiled), compiled
-    return SimpleNamespace(when=compiled, version=f"{condition} {next(NUMBERS)}")
+    return SimpleNamespace(when=compiled, version=condition)
 
 
 def made(account: Account, now: datetime) -> Facts:
     return facts(now, [account], days=DAYS)
 
 
-def memory(known: Facts, observed: Observed) -> Remembered:
-    return Remembered(known, np.zeros(1, dtype=np.bool_), observed, NONE)
+def remembered(memory: Memory, known: Facts, observed: Observed) -> Remembered:
+    return Remembered(memory, known, np.zeros(1, dtype=np.bool_), observed, NONE)
 
 
 def holds(asked: Any, known: Facts, observed: Observed) -> bool:
@@ -79,9 +76,10 @@ def silent(**more: Any) -> Account:
 
 def remembered_after(before: Account, after: Account, condition: str, *gaps: Gap) -> datetime | None:
     """What is remembered of ``before`` when ``after`` is looked at an hour later."""
+    memory = Memory()
     asked, early, late = rule(condition), made(before, NOON), made(after, NOON + timedelta(hours=1))
-    memory(early, Observed(NOON)).remember(asked, 0, dated(asked, early, Observed(NOON)))
-    return memory(late, Observed(late.now, gaps)).date_of(asked, 0)
+    remembered(memory, early, Observed(NOON)).remember(asked, 0, dated(asked, early, Observed(NOON)))
+    return remembered(memory, late, Observed(late.now, gaps)).date_of(asked, 0)
 
 
 def test_what_was_used_today_does_not_date_a_missing_login_anew() -> None:
@@ -114,17 +112,19 @@ def test_a_gap_has_every_date_found_anew() -> None:
 def test_a_date_of_today_and_a_date_of_yesterday_are_not_remembered() -> None:
     today = silent(last_login=ago(24 * 14 + 3))
     assert remembered_after(today, today, "days_since_login >= 14") is None
+    memory = Memory()
     asked, known = rule("days_since_login >= 14"), made(silent(), NOON)
-    memory(known, Observed(NOON)).remember(asked, 0, dated(asked, known, Observed(NOON)))
-    assert memory(made(silent(), NOON + DAY), Observed(NOON + DAY)).date_of(asked, 0) is None
+    remembered(memory, known, Observed(NOON)).remember(asked, 0, dated(asked, known, Observed(NOON)))
+    assert remembered(memory, made(silent(), NOON + DAY), Observed(NOON + DAY)).date_of(asked, 0) is None
 
 
 def test_nothing_is_remembered_before_the_position_has_passed_midnight() -> None:
     midnight = NOON.replace(hour=0)
     for now, through in ((midnight, midnight), (midnight + timedelta(minutes=1), midnight - timedelta(seconds=1))):
+        memory = Memory()
         asked, known = rule("days_since_login >= 14"), made(silent(), now)
-        memory(known, Observed(through)).remember(asked, 0, dated(asked, known, Observed(through)))
-        assert memory(made(silent(), NOON), Observed(NOON)).date_of(asked, 0) is None
+        remembered(memory, known, Observed(through)).remember(asked, 0, dated(asked, known, Observed(through)))
+        assert remembered(memory, made(silent(), NOON), Observed(NOON)).date_of(asked, 0) is None
 
 
 hours = st.integers(0, 24 * 60)
@@ -174,9 +174,10 @@ def test_a_date_that_is_remembered_is_the_date_that_would_be_found(
         for account, now in zip(known, (NOON, NOON + timedelta(minutes=later)), strict=True)
     ]
     assume(all(holds(asked, *look) for look in looks))
+    memory = Memory()
     (before, observed), (after, observed_later) = looks
-    memory(before, observed).remember(asked, 0, dated(asked, before, observed))
-    found = memory(after, observed_later).date_of(asked, 0)
+    remembered(memory, before, observed).remember(asked, 0, dated(asked, before, observed))
+    found = remembered(memory, after, observed_later).date_of(asked, 0)
     assert found is None or found == dated(asked, after, observed_later)
 
 
