@@ -79,7 +79,7 @@ A `goal` event may name a `signal`, its `target` and a date, `due_on`. The targe
   signal is unknown though everything was observed. Over a gap, what hangs on it is unknown.
 - Of the past, the target and date that the goal has now are applied.
 
-`goal_most_behind` says which goal lacks most: `Everybody on board: active_users_28d 2 (≥ 8)`.
+`goal_most_behind` says which goal lacks most: `Everybody on board: 2 (≥ 8)`.
 
 ## Stages of life
 

@@ -171,7 +171,7 @@ def _words(view: View, row: int, value: float) -> str:
     if np.isnan(value):
         return name
     target = f"{'≤' if goals.at_most[row] else '≥'} {plain(goals.target[row], 4)}"
-    return f"{name}: {goals.signal[row]} {plain(value, 2)} ({target})"
+    return f"{name}: {plain(value, 2)} ({target})"
 
 
 def _unseen(view: View) -> Bools:

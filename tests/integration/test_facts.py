@@ -198,7 +198,7 @@ async def test_signals_from_stored_facts(engine: AsyncEngine) -> None:
         "sessions_attended_90d": 2, "days_since_start": 100, "onboarding_day": None, "milestones_done": 1,
         "onboarding_overdue_milestones": 1, "goals_reached": 1, "goals_reached_share": 1 / 3,
         "goals_progress": (1 + 0.5 / 0.8 + 2 / 8) / 3, "goals_on_track": 2 / 3, "goals_behind": 1, "goals_overdue": 0,
-        "goal_most_behind": "全員で利用: active_users_28d 2 (≥ 8)", "lifecycle_stage": "renewal",
+        "goal_most_behind": "全員で利用: 2 (≥ 8)", "lifecycle_stage": "renewal",
         **dict.fromkeys(name for name, signal in SIGNALS.items() if "health" in signal.needs), "children": 0,
         "parent_account_id": None, **dict.fromkeys(SCORE_SIGNALS),
     }  # fmt: skip

@@ -586,8 +586,8 @@ def test_the_shipped_cards_use_what_the_catalogue_has() -> None:
 
 def test_the_goal_that_is_most_behind_is_named() -> None:
     signals = table({**GOOD, "goals_on_track": 0.5})
-    signals.columns["goal_most_behind"][0, 0] = "Everybody: active_users_28d 2 (≥ 8)"
+    signals.columns["goal_most_behind"][0, 0] = "Everybody: 2 (≥ 8)"
     scores = scored(signals)
-    assert "goals on track: 50%, most behind: Everybody: active_users_28d 2 (≥ 8) (−1)" in explain(
+    assert "goals on track: 50%, most behind: Everybody: 2 (≥ 8) (−1)" in explain(
         scores.contributions[0], "en"
     )

@@ -399,9 +399,7 @@ def of_goals(account: Account, name: str, at: datetime, observed: Observed) -> A
         (_, _, _, value), goal = max(late, key=lambda pair: pair[0][2])
         sign = "≤" if goal.at_most else "≥"
         measured = (
-            ""
-            if math.isnan(value)
-            else f": {goal.signal} {numbers.plain(value, 2)} ({sign} {numbers.plain(goal.target or 0.0, 4)})"
+            "" if math.isnan(value) else f": {numbers.plain(value, 2)} ({sign} {numbers.plain(goal.target or 0.0, 4)})"
         )
         return goal.name[:80] + measured
     good = sum(each[0] == "on track" for each in known) if name == "goals_on_track" else sum(each[1] for each in known)
