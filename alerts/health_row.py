@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from math import isfinite
@@ -168,10 +169,12 @@ def _signals(batch: Batch) -> list[bytes]:
 
 
 @lru_cache(maxsize=8)
-def _shape(names: tuple[str, ...]) -> tuple[list[str], type[msgspec.Struct]]:
-    """The names in the order in which ``jsonb`` keeps them, and what has them for its keys: it is encoded faster than
-    a dict."""
+def _shape(names: tuple[str, ...]) -> tuple[list[str], Callable[..., Any]]:
+    """The names in the order in which ``jsonb`` keeps them, and what makes of their values something that is encoded
+    with them for keys: a struct, which is faster than a dict, but refuses keys that JSON must escape."""
     ordered = sorted(names, key=lambda name: (len(name.encode()), name.encode()))
+    if any(json.dumps(name, ensure_ascii=False) != f'"{name}"' for name in ordered):
+        return ordered, lambda *values: dict(zip(ordered, values, strict=True))
     fields = {f"f{n}": name for n, name in enumerate(ordered)}
     return ordered, msgspec.defstruct("Signals", [(field, Any) for field in fields], rename=fields, gc=False)
 

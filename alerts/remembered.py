@@ -23,7 +23,8 @@ from health.custom import CustomSignal
 from health.gaps import Observed
 from health.instants import from_us
 
-MOST_KEPT: Final = 200_000
+MOST_KEPT: Final = 100_000
+"""Some 50 MB."""
 
 Print = Callable[[int], Hashable]
 """What a signal at past midnights is made from, of the account at a place."""
@@ -67,7 +68,7 @@ class Remembered:
         self._memory, self._facts, self._umbrella, self._custom = memory, facts, umbrella, custom
         # At midnight itself, and before the position has passed it, what it shows may still move.
         self._settled = facts.now_us > facts.today_us and observed.through_us >= facts.today_us
-        self._same_for_all = (observed.gaps, facts.days)
+        self._same_for_all = hash((observed.gaps, facts.days))  # the gaps themselves would be kept, anew of each batch
         self._parts: dict[str, list[Print] | None] = {}
 
     def date_of(self, rule: Rule, place: int) -> datetime | None:

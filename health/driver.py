@@ -1,11 +1,12 @@
 """Statements straight to asyncpg, within the transaction of a SQLAlchemy connection: for what runs for every batch.
 
 SQLAlchemy's way of a statement and its rows costs more than most of them here. Values go as ``$1``, ``$2``, …;
-``jsonb`` goes in and comes out as text. Whatever fails is told as SQLAlchemy tells it, without the values.
+``jsonb`` goes in as text and comes out decoded. Whatever fails is told as SQLAlchemy tells it, without the values.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -56,7 +57,8 @@ async def _told(
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         leave_out_values(error)
         if lost := driver.is_closed():
-            await conn.invalidate(error)
+            with contextlib.suppress(DBAPIError):  # by which SQLAlchemy learns that its pool is stale
+                await conn.execute(_BEGIN)
         kind = IntegrityError if isinstance(error, asyncpg.IntegrityConstraintViolationError) else DBAPIError
         raise kind(query, None, error, hide_parameters=True, connection_invalidated=lost) from error
 

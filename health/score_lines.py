@@ -26,7 +26,8 @@ Values = Mapping[str, Any]
 """Signals of one account by ``str(ref)``; NaN or None: unknown."""
 
 SENTENCE_LINES = 3
-MOST_SAID = 10_000
+MOST_SAID = 3_000
+"""Lines kept of a measure; some 1.5 KB each with their JSON."""
 YES_NO = "boolean"
 MOST_TIMES = 100
 """A sentence does not tell a thousandfold from a hundredfold: nobody acts on the difference."""

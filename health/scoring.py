@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from threading import Lock
 
 import numpy as np
 
@@ -87,6 +88,8 @@ class CardInForce:
         self._shares: list[list[float]] = []
         """Weights of the measures: they follow from which of them are known, whose numbers are in ``_patterns``."""
         self._patterns: dict[bytes, int] = {}
+        self._writing = Lock()
+        """What is kept of lines is of all threads: the API scores in several."""
         wordings = [Wording.of(measure, catalogue) for measure in card.measures]
         self._said = [
             Said(wording, place, self._shares, mapping.points)
@@ -252,10 +255,10 @@ class CardInForce:
         scored: Bools,
     ) -> list[list[Contribution]]:
         columns = {name: table.columns[name][places, -1] for name in map(str, self.refs)}
-        codes = coded(
-            self._numbered(np.isfinite(inputs.points), combined.weights), lost[:, : len(self._said)], inputs.unseen
-        )
-        measured = [said.of(code, columns) for said, code in zip(self._said, codes.T, strict=True)]
+        present = np.isfinite(inputs.points)
+        with self._writing:
+            codes = coded(self._numbered(present, combined.weights), lost[:, : len(self._said)], inputs.unseen)
+            measured = [said.of(code, columns) for said, code in zip(self._said, codes.T, strict=True)]
         lines: list[list[Contribution]] = list(map(list, zip(repeat(Line(full_mark())), *measured, strict=False)))
         for place in np.flatnonzero(~scored).tolist():
             del lines[place][0]

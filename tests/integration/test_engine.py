@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from health import driver
+from service.db import make_engine
 
 SECRET = "hush@customer.example"
 
@@ -87,3 +88,29 @@ async def test_a_connection_that_is_lost_is_told_as_such(engine: AsyncEngine) ->
     assert failed.value.connection_invalidated
     async with engine.connect() as conn:  # a new one
         assert (await driver.fetchrow(conn, "SELECT pg_backend_pid() AS pid"))["pid"] != pids[0]
+
+
+async def test_after_a_restart_of_the_server_one_statement_fails_not_one_of_each_connection(
+    engine: AsyncEngine, database: str
+) -> None:
+    connections = [await engine.connect() for _ in range(3)]
+    for conn in connections:
+        await conn.execute(text("SELECT 1"))
+    for conn in connections:
+        await conn.close()
+    other = make_engine(database)
+    async with other.connect() as conn:
+        await driver.execute(
+            conn,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+    await other.dispose()
+    failed = 0
+    for _ in range(6):
+        try:
+            async with engine.connect() as conn:
+                await driver.fetchrow_alone(conn, "SELECT 1")
+        except DBAPIError:
+            failed += 1
+    assert failed == 1

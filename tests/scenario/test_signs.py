@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.world import DAY_0, RULES, World
+
+FEATURES = ('say "hi"', "a\\b", "日本 ✓")
 
 
 def day(number: float) -> datetime:
@@ -141,6 +144,21 @@ async def test_a_bad_rule_file_leaves_the_running_rules(engine: AsyncEngine, tmp
     pack.write_text(good.replace("days_since_login >= 14", "days_since_logn >= 14"))
     await world.until(14.5)
     assert "no-login" in await world.open()
+
+
+async def test_a_feature_may_be_called_anything(engine: AsyncEngine, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    shutil.copytree(RULES, rules)
+    signals = [f"days_since_feature['{name}']" for name in FEATURES]
+    condition = " OR ".join(f"{signal} >= 14" for signal in ("days_since_login", *signals))
+    pack = rules / "churn.yaml"
+    pack.write_text(pack.read_text().replace("days_since_login >= 14\n", json.dumps(condition) + "\n", 1))
+    world = await World(engine, rules).start()
+    for name in FEATURES:
+        await world.event("usage", user_id="u", feature=name)
+    row = await world.health_of()
+    assert row.problem is None
+    assert [row.signals[signal] for signal in signals] == [0, 0, 0]
 
 
 async def test_a_rule_that_is_removed_ends_its_alerts(engine: AsyncEngine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -116,6 +117,21 @@ def test_a_date_of_today_and_a_date_of_yesterday_are_not_remembered() -> None:
     asked, known = rule("days_since_login >= 14"), made(silent(), NOON)
     remembered(memory, known, Observed(NOON)).remember(asked, 0, dated(asked, known, Observed(NOON)))
     assert remembered(memory, made(silent(), NOON + DAY), Observed(NOON + DAY)).date_of(asked, 0) is None
+
+
+def test_what_is_remembered_holds_nothing_of_its_batch() -> None:
+    """Gaps are made anew for each batch, and some are never over."""
+    memory = Memory()
+    asked, known = rule("days_since_login >= 14"), made(silent(), NOON)
+    gap = Gap(None, ago(24 * 18), ago(24 * 16), "lost")
+    observed = Observed(NOON, (gap,))
+    remembered(memory, known, observed).remember(asked, 0, dated(asked, known, observed))
+    assert len(memory.dates) == 1
+    reached: list[object] = [memory.dates]
+    for each in reached:
+        reached += gc.get_referents(each) if isinstance(each, dict | tuple) else []
+    assert asked.version in reached
+    assert not any(isinstance(each, Gap) for each in reached)
 
 
 def test_nothing_is_remembered_before_the_position_has_passed_midnight() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import jsonschema
 import numpy as np
@@ -121,6 +125,26 @@ def test_lines_that_differ_in_one_thing_alone_are_others() -> None:
     }  # fmt: skip
     assert found["good"]["goals"]["weight"] < found["missing"]["goals"]["weight"] == found["unseen"]["goals"]["weight"]
     assert found["missing"]["nps"]["reason"] != found["unseen"]["nps"]["reason"]
+
+
+def test_threads_that_score_by_the_same_card_do_not_mix_up_its_lines() -> None:
+    """Which measures are known differs from account to account, and so do the weights."""
+    chance = Random(3)
+    tables = [
+        table(*({name: value if chance.random() < 0.6 else None for name, value in GOOD.items()} for _ in range(100)))
+        for _ in range(4)
+    ]
+    expected = [scored(each).contributions for each in tables]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            card = load(ROOT / "rules" / "scorecards")
+            with ThreadPoolExecutor(4) as threads:
+                found = [scores.contributions for scores in threads.map(partial(scored, card=card), tables)]
+            assert found == expected
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_card_that_forgets_what_it_said_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -588,6 +612,4 @@ def test_the_goal_that_is_most_behind_is_named() -> None:
     signals = table({**GOOD, "goals_on_track": 0.5})
     signals.columns["goal_most_behind"][0, 0] = "Everybody: 2 (≥ 8)"
     scores = scored(signals)
-    assert "goals on track: 50%, most behind: Everybody: 2 (≥ 8) (−1)" in explain(
-        scores.contributions[0], "en"
-    )
+    assert "goals on track: 50%, most behind: Everybody: 2 (≥ 8) (−1)" in explain(scores.contributions[0], "en")
