@@ -33,8 +33,8 @@ check: lint types test ## All that must pass before a commit is shared
 # Exit status 5 of pytest: no test of that kind among those asked for.
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests (TESTS=tests/unit narrows them, JOBS=4 widens them)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not browser" $(TESTS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m browser $(TESTS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 12 -m "not browser" $(TESTS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 6 -m browser $(TESTS) || [ $$? -eq 5 ]
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, formatting and the direction of imports

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import asyncpg
+import hypothesis
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +28,10 @@ from service.db import make_engine, migrate
 # A crash of the machine loses a test database; nobody minds, and each test is about 40 ms faster.
 FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TOPIC_PARTITIONS = 4
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class AnyBroker(Protocol):

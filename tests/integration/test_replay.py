@@ -142,7 +142,7 @@ def unlike(report: Report) -> set[tuple[str, str | None]]:
 
 
 @settings(
-    max_examples=2, deadline=None, phases=[Phase.generate],  # each takes seconds: shrinking would take minutes
+    max_examples=2, phases=[Phase.generate],  # each takes seconds: shrinking would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(

@@ -218,7 +218,6 @@ def columns_of(table: list[dict[str, Any]]) -> dict[str, Any]:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(expressions=st.lists(truths(3), min_size=5, max_size=20), table=rows)

@@ -160,7 +160,7 @@ rows_of = st.lists(st.tuples(cells, st.sampled_from(["2026-01-01", "no"]), st.sa
                              st.sampled_from(["", "y"])), max_size=30)  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(parts=st.lists(rows_of, min_size=1, max_size=3))
 def test_numbers_are_the_same_however_files_are_cut(
     tmp_path_factory: pytest.TempPathFactory, parts: list[list[tuple[str, str, str, str]]]

@@ -250,7 +250,7 @@ def expected(signal: CustomSignal, events: Sequence[Event], at: datetime, observ
     return without if at == midnight(at) else None
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     lines(), st.lists(happened, max_size=5, unique_by=lambda event: event[0]), unlooked(), st.lists(HOURS, max_size=4)
 )
@@ -266,7 +266,7 @@ def test_all_kinds_are_what_a_plain_reading_of_the_events_gives(
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lines(), st.lists(happened, max_size=5, unique_by=lambda event: event[0]), unlooked())
 def test_nothing_changes_before_next_change(
     tmp_path_factory: pytest.TempPathFactory, line: str, events: list[Event], observed: Observed

@@ -179,7 +179,7 @@ def accounts(draw: st.DrawFn) -> tuple[Account, Account]:
     return Account(**first), Account(**after)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(accounts(), st.sampled_from(CONDITIONS), st.integers(1, 11 * 60), st.booleans())
 def test_a_date_that_is_remembered_is_the_date_that_would_be_found(
     known: tuple[Account, Account], condition: str, later: int, gap: bool

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from health.days import Places, borders, business, known_country, known_zone
@@ -23,7 +23,6 @@ def places(*zones: str | None) -> Places:
     return Places.of(column, np.full(len(zones), None, dtype=object))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ZONES), moments), min_size=1, max_size=5))
 def test_dates_are_those_of_the_zone(known: list[tuple[str, datetime]]) -> None:
     at = np.array([[to_us(moment), NEVER] for _, moment in known], dtype=np.int64)
@@ -35,7 +34,6 @@ def test_dates_are_those_of_the_zone(known: list[tuple[str, datetime]]) -> None:
     assert of_zones.dates(at[backwards, 0], backwards).tolist() == expected[::-1]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), moments)
 def test_the_date_stays_until_the_next_midnight_and_is_another_at_it(zone: str, moment: datetime) -> None:
     place, now = places(zone), to_us(moment)

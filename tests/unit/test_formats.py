@@ -490,7 +490,7 @@ DOCUMENTS = st.recursive(
 
 
 @pytest.mark.parametrize("vendor", sorted(TRANSLATE))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(document=DOCUMENTS, call=st.sampled_from(("", "batch", "track", "g", "p", "httpapi")))
 def test_whatever_comes_nothing_escapes_but_a_bad_event(vendor: str, document: object, call: str) -> None:
     try:
@@ -507,7 +507,7 @@ def test_whatever_comes_nothing_escapes_but_a_bad_event(vendor: str, document: o
             assert made.account_id or made.user_id, "nothing without an account and a user"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(item=st.dictionaries(st.sampled_from(WORDS), DOCUMENTS, max_size=10), place=st.integers(0, 3))
 def test_a_bad_neighbour_changes_nothing(item: dict[str, object], place: int) -> None:
     good = [segment(event=f"e{number}", messageId=f"m{number}") for number in range(3)]
@@ -530,7 +530,7 @@ def test_nesting_ends_in_an_answer(depth: int) -> None:
 
 
 @given(ours=our_events)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_our_events_survive_the_envelope(ours: Event) -> None:
     fields = msgspec.json.decode(encode(ours))
     document = cloud(f"kizashi.{ours.kind}", subject=None, accountid=ours.account_id, data=fields)

@@ -191,7 +191,7 @@ def test_another_card_is_told_from_who_joins_or_leaves(
     assert cards_changed(before, now) is changed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.integers(1, 4))
 def test_equal_to_the_reference(data: st.DataObject, size: int) -> None:
     rows = sorted(data.draw(st.lists(st.integers(0, size - 1), max_size=10)))
@@ -202,7 +202,7 @@ def test_equal_to_the_reference(data: st.DataObject, size: int) -> None:
         assert found.below(place) == naive(mine)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_the_mean_lies_between_the_children_and_the_worst_is_no_better_than_any(data: st.DataObject) -> None:
     told = [as_child(data.draw(members(f"c{number}")), None) for number in range(data.draw(st.integers(1, 8)))]

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from health import rhythm as r
@@ -37,7 +37,6 @@ def one_page(days: DaySets) -> Pages:
     return lambda: [Page(active=days, ends=np.full(len(days), STANDS))]
 
 
-@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST))
 def test_it_is_the_rule_as_written_whatever_the_order_of_arrival(sets: list[frozenset[int]], day: int) -> None:
     of = fleet()
@@ -56,7 +55,6 @@ def test_a_silence_at_the_border_of_a_bin_is_outlasted_by_what_the_rule_says(sil
     assert found.tail[0] == pytest.approx(walk(days, day, of).tail)
 
 
-@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST))
 def test_each_account_by_itself_and_in_company_are_the_same(sets: list[frozenset[int]], day: int) -> None:
     of = fleet()
@@ -66,7 +64,6 @@ def test_each_account_by_itself_and_in_company_are_the_same(sets: list[frozenset
         assert together.score[place] == pytest.approx(alone.score[0])
 
 
-@settings(deadline=None)
 @given(DAY_SETS, st.integers(0, LAST - 1))
 def test_silence_never_lowers_the_odds(sets: list[frozenset[int]], day: int) -> None:
     known = [frozenset(d for d in days if d <= day) for days in sets]

@@ -210,7 +210,7 @@ SIGNS = ("(", ")", "[", "]", ",", "-", "/", "=", "<", "\n", "--", "/*", "$$", "E
 PIECES = (*NAMES, *SIGNS, "AND", "OR", "NOT", "IN", "IS", "BETWEEN")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join) | st.text(max_size=40))
 def test_any_text_is_either_compiled_or_refused(source: str) -> None:
     result = compile_expression(source, SIGNALS)

@@ -260,7 +260,7 @@ values = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(values, min_size=1, max_size=5))
 def test_lines_add_up_to_the_score_exactly(rows: list[dict[str, float | None]]) -> None:
     scores = scored(table(*rows))
@@ -310,7 +310,7 @@ overrides = st.none() | st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cards(), st.lists(st.tuples(values, overrides), min_size=1, max_size=4), st.booleans())
 def test_lines_of_any_card_add_up_with_caps_worst_of_and_overrides(
     card: Scorecards, accounts: list[tuple[dict[str, float | None], Override | None]], unseen: bool
@@ -426,7 +426,7 @@ def test_accounts_of_several_cards_keep_their_places(tmp_path: Path) -> None:
     assert cards.name == "+".join(card.name for card in cards.cards)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(values, min_size=2, max_size=4))
 def test_accounts_do_not_influence_each_other(rows: list[dict[str, float | None]]) -> None:
     together = scored(table(*rows))

@@ -575,7 +575,7 @@ def reference(account: Account, name: str, at: datetime, observed: Observed) -> 
     return newer(account, name, at, observed)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(accounts(), min_size=1, max_size=3), observations(), st.lists(HOURS, max_size=4))
 def test_equal_to_the_reference_now_and_then(known: list[Account], observed: Observed, hours: list[int]) -> None:
     at = [NOW, midnight(NOW), *(ago(hour) for hour in hours), *(midnight(ago(hour)) for hour in hours)]
@@ -600,7 +600,7 @@ def values_at(known: list[Account], at: list[datetime], observed: Observed) -> d
     return {name: plain(column) for name, column in compute(made(known), at, REFS, observed).columns.items()}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(accounts(), observations())
 def test_nothing_changes_before_next_change(account: Account, observed: Observed) -> None:
     due = next_change(made([account]), NOW, REFS, observed, spread_borders=False)[0]
@@ -618,7 +618,7 @@ RHYTHM = tuple(
 """Computed instant by instant, and only days change them."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(accounts(), observations())
 def test_each_signal_alone_does_not_change_before_its_next_change(account: Account, observed: Observed) -> None:
     known = made([account])
@@ -637,7 +637,7 @@ def test_each_signal_alone_does_not_change_before_its_next_change(account: Accou
             assert len(seen) == 1, f"{ref} changes before {until[ref]}"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(accounts(), observations())
 def test_between_steps_a_known_value_stays(account: Account, observed: Observed) -> None:
     start = NOW - timedelta(days=20)
@@ -655,7 +655,7 @@ def test_between_steps_a_known_value_stays(account: Account, observed: Observed)
                 assert by_time[at] == by_time[before[-1]], (name, at, before[-1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(accounts(), observations(), st.integers(0, 2000), st.integers(0, 2000))
 def test_a_later_now_never_lowers_a_days_since(account: Account, observed: Observed, one: int, other: int) -> None:
     at = [NOW + timedelta(hours=hour) for hour in sorted((one, other))]
@@ -664,7 +664,7 @@ def test_a_later_now_never_lowers_a_days_since(account: Account, observed: Obser
             assert rows[0][0] <= rows[0][1], name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(accounts(), min_size=1, max_size=3), observations(), st.lists(HOURS, max_size=4))
 def test_live_is_the_last_column_of_history(known: list[Account], observed: Observed, hours: list[int]) -> None:
     past = sorted(ago(hour) for hour in hours)
@@ -673,7 +673,7 @@ def test_live_is_the_last_column_of_history(known: list[Account], observed: Obse
         assert [row[-1:] for row in history[name]] == rows, name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(accounts(), min_size=2, max_size=4), observations(), st.randoms())
 def test_the_order_of_accounts_does_not_matter(known: list[Account], observed: Observed, random: Any) -> None:
     order = list(range(len(known)))
