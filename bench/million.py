@@ -176,13 +176,13 @@ async def round_row(connection: Any) -> Any:
     return await connection.fetchrow("SELECT * FROM reevaluations ORDER BY round DESC LIMIT 1")
 
 
-async def begun(connection: Any, role: Evaluating) -> Any:
-    """The round's row, once somebody has been looked at."""
+async def begun(connection: Any, role: Evaluating, *, after: int = 0) -> Any:
+    """The row of the first round ``after`` that, once somebody has been looked at."""
     for _ in range(600):
         if role.process.poll() is not None:
             raise RuntimeError(f"the evaluator ended with {role.process.returncode}")
         row = await round_row(connection)
-        if row is not None and row["done"]:
+        if row is not None and row["round"] > after and row["done"]:
             return row
         await asyncio.sleep(0.2)
     raise RuntimeError("nobody was looked at within two minutes")
@@ -222,8 +222,10 @@ async def crossings(
 ) -> dict[str, Any]:
     """Seconds from the crossing to the message in the outbox, as another connection sees it."""
     picked = random.Random(len(rate)).sample(range(1, chosen.accounts + 1), chosen.probes)
+    last = await round_row(connection)
+    over = last["round"] if last is not None and last["state"] == "done" else 0
     async with evaluating(environment, folder, rate) as role:
-        row = await begun(connection, role)
+        row = await begun(connection, role, after=over)
         load = asyncio.create_task(keep_touching(dsn, chosen.accounts, chosen.touched))
         began, done = time.monotonic(), (row["done"] if row else 0)
         start = datetime.now(UTC) + timedelta(seconds=15)
