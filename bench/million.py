@@ -224,6 +224,8 @@ async def crossings(
     picked = random.Random(len(rate)).sample(range(1, chosen.accounts + 1), chosen.probes)
     last = await round_row(connection)
     over = last["round"] if last is not None and last["state"] == "done" else 0
+    if over:  # another, that there be one beside the crossings
+        await connection.execute("INSERT INTO touched (everyone_since, created_at) VALUES ('epoch', now())")
     async with evaluating(environment, folder, rate) as role:
         row = await begun(connection, role, after=over)
         load = asyncio.create_task(keep_touching(dsn, chosen.accounts, chosen.touched))
@@ -270,8 +272,6 @@ async def measure(chosen: argparse.Namespace, dsn: str, environment: Mapping[str
         seconds = float("inf") if chosen.whole else chosen.rescore_seconds
         found["rescore"] = await rescore(connection, environment, folder, seconds, postmaster)
         print(f"everybody again: {found['rescore']}", flush=True)
-        if chosen.whole:  # another round, that there be one beside the crossings
-            await connection.execute("INSERT INTO touched (everyone_since, created_at) VALUES ('epoch', now())")
         found["crossings"] = await crossings(connection, dsn, environment, folder, chosen, str(chosen.rate))
         print(f"crossings, beside touched accounts and a round: {found['crossings']}", flush=True)
         await connection.execute(
