@@ -90,7 +90,7 @@ class Waiting:
 
 async def look(conn: AsyncConnection, now: datetime) -> Waiting:
     """At all doors at once, taking nothing: what comes after is seen at the next look."""
-    row = await driver.fetchrow_alone(conn, _LOOK)
+    row = await driver.fetchrow(conn, _LOOK, begin=False)
     return Waiting(
         touched=row["first"] is not None,
         due=row["due_at"] is not None and row["due_at"] <= now,

@@ -54,8 +54,6 @@ _SENT: Final = {
 }
 _MADE: Final = {"mrr": "r.mrr::numeric", "mrr_at_risk": "r.mrr_at_risk::numeric",
                 "renewal_on": "DATE 'epoch' + r.renewal_on"}  # fmt: skip
-_SAME: Final = {"evaluated_at": "timestamptz", "incomplete_since": "timestamptz", "round": "bigint", "day": "date"}
-"""Of all accounts of a batch; they come first."""
 
 
 def _made(name: str, type_: str) -> str:

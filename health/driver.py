@@ -26,16 +26,10 @@ async def fetch(conn: AsyncConnection, query: str, *values: Any) -> list[asyncpg
     return await _told(conn, query, lambda driver: driver.fetch(query, *values))
 
 
-async def fetchrow(conn: AsyncConnection, query: str, *values: Any) -> asyncpg.Record:
-    """Of a query that gives one row always."""
-    row = await _told(conn, query, lambda driver: driver.fetchrow(query, *values))
-    assert row is not None, query
-    return row
-
-
-async def fetchrow_alone(conn: AsyncConnection, query: str, *values: Any) -> asyncpg.Record:
-    """As ``fetchrow``, without beginning a transaction: for a look that nothing else must agree with."""
-    row = await _told(conn, query, lambda driver: driver.fetchrow(query, *values), begin=False)
+async def fetchrow(conn: AsyncConnection, query: str, *values: Any, begin: bool = True) -> asyncpg.Record:
+    """Of a query that gives one row always. Not ``begin``: without a transaction, for a look that nothing else must
+    agree with."""
+    row = await _told(conn, query, lambda driver: driver.fetchrow(query, *values), begin=begin)
     assert row is not None, query
     return row
 

@@ -50,10 +50,9 @@ async def read(
     Only what the signals ``refs`` need is read (None: every signal), and as many days as they look back. An account
     without any row has no start, and its signals are unknown. With ``history`` the columns tell since when the present
     value of plan, MRR, … stands, so that signals at past instants are not computed from later values; that reads every
-    kept value of those accounts, so ask for it for a few. The day arrays have at least ``days``
-    days. Signals of rhythm need the ``fleet``, with which the days of
-    activity of RHYTHM_DAYS are read. ``custom``: the signals of configuration that ``refs`` may name. Raises ValueError
-    for a naive ``now``.
+    kept value of those accounts, so ask for it for a few. The day arrays have at least ``days`` days. Signals of rhythm
+    need the ``fleet``, with which the days of activity of RHYTHM_DAYS are read. ``custom``: the configured signals that
+    ``refs`` may name. Raises ValueError for a naive ``now``.
     """
     return await read_by(
         partial(driver.fetch, conn), account_ids, now=now, refs=refs, history=history, days=days, fleet=fleet,

@@ -12,13 +12,12 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from health import driver
 from health.hierarchy import DEPTH, PARENT, Link, link
-from health.ids import among
-from health.tables import health, touched
+from health.tables import touched
 
 _UP: Final = f"""
 WITH RECURSIVE up(account_id, at, depth, passed, again) AS (
@@ -32,6 +31,9 @@ WITH RECURSIVE up(account_id, at, depth, passed, again) AS (
 )
 SELECT account_id, bool_or(at = account_id) AS returns, max(depth) AS depth FROM up GROUP BY account_id
 """  # noqa: S608 - put together from constants
+_WITHOUT_FACTS: Final = """
+SELECT account_id FROM health WHERE account_id = ANY($1::text[]) AND facts_version = -1 AND round < $2
+"""
 
 
 async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[str, Link]:
@@ -47,10 +49,7 @@ async def read_links(conn: AsyncConnection, named: Mapping[str, str]) -> dict[st
 
 async def without_facts(conn: AsyncConnection, account_ids: Collection[str], before_round: int) -> set[str]:
     """Which of these are only known as parents, and were last evaluated before a round of re-evaluation."""
-    query = select(health.c.account_id).where(
-        health.c.account_id == among(account_ids), health.c.facts_version == -1, health.c.round < before_round
-    )
-    return set(await conn.scalars(query))
+    return {row[0] for row in await driver.fetch(conn, _WITHOUT_FACTS, list(account_ids), before_round)}
 
 
 async def touch(conn: AsyncConnection, account_ids: Collection[str], now: datetime) -> None:

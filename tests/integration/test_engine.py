@@ -110,7 +110,7 @@ async def test_after_a_restart_of_the_server_one_statement_fails_not_one_of_each
     for _ in range(6):
         try:
             async with engine.connect() as conn:
-                await driver.fetchrow_alone(conn, "SELECT 1")
+                await driver.fetchrow(conn, "SELECT 1", begin=False)
         except DBAPIError:
             failed += 1
     assert failed == 1
